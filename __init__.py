@@ -1,0 +1,76 @@
+"""edgephi: Phi-4 checkpoints to INT4/INT8 ONNX bundles, and their offline use.
+
+    import edgephi
+
+    with edgephi.load("bundle-folder") as phi:
+        for piece in phi.stream("Explain RoPE in one line."):
+            print(piece.text, end="", flush=True)
+
+The names of `__all__` are the public surface. Each is loaded when it is first asked for, so `import edgephi` costs nothing and inference never
+loads what only export needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .runtime.errors import (
+        BundleError,
+        CheckpointError,
+        ConfigMismatch,
+        ContextOverflow,
+        EdgePhiError,
+        ExportError,
+        HashMismatch,
+        ManifestError,
+        MissingDependency,
+        NonFiniteLogits,
+        ProviderUnavailable,
+        RequestError,
+        SessionBusy,
+        UnsupportedModel,
+        WeightMismatch,
+    )
+    from .runtime.session import Piece, Reply, Session, Usage, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "ConfigMismatch",
+    "ContextOverflow",
+    "EdgePhiError",
+    "ExportError",
+    "HashMismatch",
+    "ManifestError",
+    "MissingDependency",
+    "NonFiniteLogits",
+    "Piece",
+    "ProviderUnavailable",
+    "Reply",
+    "RequestError",
+    "Session",
+    "SessionBusy",
+    "UnsupportedModel",
+    "Usage",
+    "WeightMismatch",
+    "load",
+]
+
+_SESSION = frozenset({"Piece", "Reply", "Session", "Usage", "load"})
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = ".runtime.session" if name in _SESSION else ".runtime.errors"
+    value: object = getattr(importlib.import_module(module, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,67 @@
+"""ONE FILE PER FAMILY, found by listing this folder; each names the architectures of config.json that it implements.
+
+A family file defines NAME, ARCHITECTURES, CAPABILITIES, Config, TINY, read, rules, build, rotary, text_model and norm_feeding; `Family` states them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any, Protocol, cast
+
+import onnx_ir as ir
+
+from ...runtime.errors import UnsupportedModel
+from ...runtime.manifest import RotaryTable, TextModel
+from ...runtime.providers.provider import Provider
+from ..config import ConfigReader
+from ..layers.rope import Table
+from ..weights import Rule
+
+
+class Family(Protocol):
+    """What every file of this folder provides."""
+
+    NAME: str
+    ARCHITECTURES: tuple[str, ...]
+    CAPABILITIES: tuple[str, ...]
+    TINY: Any
+
+    def read(self, raw: ConfigReader) -> Any:
+        """The family's Config from config.json. Raises ConfigMismatch."""
+
+    def rules(self, config: Any) -> tuple[Rule, ...]:
+        """How the tensors of a checkpoint become weights of the graphs."""
+
+    def build(self, config: Any, provider: Provider) -> dict[str, ir.Model]:
+        """The graphs of the family by part (text, vision, ...), weights declared but without data."""
+
+    def rotary(self, config: Any) -> tuple[Table, ...]:
+        """Rotary tables of the text decoder, ordered by limit."""
+
+    def text_model(self, config: Any, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
+        """The decoder's shape as the manifest states it."""
+
+    def norm_feeding(self, config: Any) -> dict[str, str]:
+        """For linear weights fed by a norm: name of the linear weight → name of the norm weight."""
+
+
+def names() -> tuple[str, ...]:
+    """The families of this version, in alphabetical order."""
+    return tuple(sorted(item.name for item in pkgutil.iter_modules(__path__)))
+
+
+def find(name: str) -> Family:
+    """The family file of this name."""
+    return cast(Family, importlib.import_module(f".{name}", __package__))
+
+
+def for_architecture(architecture: str) -> Family:
+    """The family that implements an entry of config.json's `architectures`. Raises UnsupportedModel naming those that exist."""
+    known: dict[str, str] = {entry: name for name in names() for entry in find(name).ARCHITECTURES}
+    if architecture not in known:
+        raise UnsupportedModel(
+            f"config.json names the architecture {architecture!r}; this version exports {', '.join(sorted(known))}: "
+            "use a checkpoint of one of these"
+        )
+    return find(known[architecture])

@@ -1,0 +1,91 @@
+"""Builds one ONNX graph node by node; the only file that knows how onnx_ir graphs are put together.
+
+Boundary: knows nodes, names and shapes, nothing of models. Weights are *declared* (name, shape, float32): a graph is complete without their
+data, which the bundle writer places in the external data file later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+OPSET = 21
+IR_VERSION = 10
+STORED_SHAPE = "stored_shape"  # key of ir.Value.meta: an overridable initializer shows a symbolic shape instead
+
+Attribute = int | float | str | Sequence[int]
+Dimension = int | str
+
+
+class GraphBuilder:
+    """Collects inputs, declared weights, nodes and outputs of one graph, then turns them into an `ir.Model`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._inputs: list[ir.Value] = []
+        self._overridable: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._nodes: list[ir.Node] = []
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
+        """A required input of the graph."""
+        value = _value(name, dtype, shape)
+        self._inputs.append(value)
+        return value
+
+    def weight(self, name: str, shape: Sequence[int]) -> ir.Value:
+        """A float32 initializer without data yet; asking again for the same name gives the same value (a tied weight)."""
+        known = self._initializers.get(name)
+        if known is not None:
+            if known.meta[STORED_SHAPE] != tuple(shape):
+                raise ValueError(f"weight {name} is declared as {known.meta[STORED_SHAPE]} and again as {tuple(shape)}")
+            return known
+        value = _value(name, ir.DataType.FLOAT, shape)
+        value.meta[STORED_SHAPE] = tuple(shape)
+        self._initializers[name] = value
+        return value
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """A small initializer whose data stays inside the graph file."""
+        value = _value(name, ir.DataType.from_numpy(array.dtype), array.shape)
+        value.const_value = ir.tensor(array, name=name)
+        self._initializers[name] = value
+        return value
+
+    def overridable(self, value: ir.Value, shape: Sequence[Dimension]) -> ir.Value:
+        """Make an initializer of this graph an input with a default; `shape` names the dimensions that a caller may change."""
+        value.shape = ir.Shape(shape)
+        self._overridable.append(value)
+        return value
+
+    def node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, *, domain: str = "", outputs: int = 1,
+        attributes: dict[str, Attribute] | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Append a node; its outputs are named after it."""
+        values = [ir.Value(name=name if index == 0 else f"{name}.{index}") for index in range(outputs)]
+        self._nodes.append(ir.node(op_type, inputs, attributes or {}, domain=domain, outputs=values, name=name))
+        return tuple(values)
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> None:
+        """Make `value` an output of the graph under `name`."""
+        value.name, value.dtype, value.shape = name, dtype, ir.Shape(shape)
+        self._outputs.append(value)
+
+    def model(self) -> ir.Model:
+        """The finished graph. Overridable initializers come last among the inputs."""
+        graph = ir.Graph(
+            inputs=[*self._inputs, *self._overridable], outputs=self._outputs, nodes=self._nodes, name=self._name,
+            opset_imports={"": OPSET, MICROSOFT: 1},
+        )
+        for value in self._initializers.values():
+            graph.initializers.add(value)
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgephi")
+
+
+def _value(name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

@@ -1,0 +1,27 @@
+"""RMSNorm, alone and fused with the residual addition before it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..graph import MICROSOFT, GraphBuilder
+
+
+def rms_norm(graph: GraphBuilder, x: ir.Value, weight: str, width: int, epsilon: float) -> ir.Value:
+    """x / rms(x) · weight over the last axis; x (batch, seq, width)."""
+    value = graph.weight(weight, (width,))
+    attributes: dict[str, int | float] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+    (normed,) = graph.node("SimplifiedLayerNormalization", (x, value), weight.removesuffix(".weight"), attributes={**attributes})
+    return normed
+
+
+def add_rms_norm(
+    graph: GraphBuilder, x: ir.Value, residual: ir.Value, weight: str, width: int, epsilon: float
+) -> tuple[ir.Value, ir.Value]:
+    """sum = x + residual; returns (rms_norm(sum), sum), each (batch, seq, width)."""
+    value = graph.weight(weight, (width,))
+    normed, _, _, total = graph.node(
+        "SkipSimplifiedLayerNormalization", (x, residual, value), weight.removesuffix(".weight"), domain=MICROSOFT, outputs=4,
+        attributes={"epsilon": epsilon},
+    )
+    return normed, total

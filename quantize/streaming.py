@@ -1,0 +1,83 @@
+"""One weight, row slice by row slice, from float32 rows to the bytes of its stored parts.
+
+Boundary: knows formats and methods; reading and writing are functions given by the caller. Memory is bounded by `SLICE_ELEMENTS` per thread,
+whatever the size of the weight: every format of this package is separable by rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from .formats import BlockFormat, FloatFormat, QuantizedTensor, dequantize
+from .report import ErrorSums, TensorReport
+
+SLICE_ELEMENTS = 4 << 20
+
+ReadRows = Callable[[int, int], np.ndarray]
+WritePart = Callable[[str, int, np.ndarray], None]
+
+
+class Method(Protocol):
+    """A quantization method: rows (n, k) float32 and importance (k,) float32 or None → quantized rows."""
+
+    def quantize(self, weight: np.ndarray, fmt: BlockFormat, importance: np.ndarray | None) -> QuantizedTensor: ...
+
+
+@dataclass(frozen=True)
+class WeightJob:
+    """What is to be stored: `read(start, stop)` gives float32 rows, `write(kind, byte offset, array)` takes bytes of a part."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes_before: int
+    read: ReadRows
+    write: WritePart
+
+
+def store(job: WeightJob, fmt: FloatFormat | BlockFormat, method: Method, importance: np.ndarray | None, threads: int) -> TensorReport:
+    """Convert and write the whole weight on `threads` threads. Raises ValueError for values that the format cannot hold."""
+
+    def one_slice(rows: tuple[int, int]) -> ErrorSums:
+        weight = job.read(*rows)
+        if isinstance(fmt, BlockFormat):
+            return _store_blocks(job, fmt, method.quantize(weight, fmt, importance), weight, rows[0])
+        return _store_floats(job, fmt, weight, rows[0])
+
+    sums = ErrorSums()
+    slices = row_slices(job.shape)
+    with ThreadPoolExecutor(threads) as pool:
+        for part in pool.map(one_slice, slices):
+            sums = sums + part
+    return sums.report(job.name, fmt, job.shape, job.bytes_before)
+
+
+def row_slices(shape: Sequence[int]) -> list[tuple[int, int]]:
+    """Row ranges of at most about SLICE_ELEMENTS values each; a vector counts as one column."""
+    rows = shape[0]
+    step = max(1, SLICE_ELEMENTS // max(1, prod(shape[1:])))
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _store_blocks(job: WeightJob, fmt: BlockFormat, quantized: QuantizedTensor, weight: np.ndarray, row: int) -> ErrorSums:
+    parts: Mapping[str, np.ndarray | None] = {
+        "codes": quantized.codes_packed, "scales": quantized.scales, "zero_points": quantized.zero_points,
+    }
+    for kind, array in parts.items():
+        if array is not None:
+            job.write(kind, row * array.nbytes // len(array), array)
+    return ErrorSums.between(weight, dequantize(quantized))
+
+
+def _store_floats(job: WeightJob, fmt: FloatFormat, weight: np.ndarray, row: int) -> ErrorSums:
+    with np.errstate(over="ignore"):
+        stored = weight.astype(fmt.dtype)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"{job.name} holds {np.abs(weight).max():.3g}, {fmt.dtype} reaches {np.finfo(fmt.dtype).max:.3g}")
+    job.write("values", row * stored.nbytes // len(stored), stored)
+    return ErrorSums.between(weight, stored.astype(np.float32))

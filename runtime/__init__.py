@@ -1,0 +1,1 @@
+"""BUNDLE → SESSION → TOKENS: everything that inference needs, and nothing that export needs."""

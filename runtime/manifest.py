@@ -1,0 +1,285 @@
+"""The contract of a bundle folder: dataclasses ↔ edgephi.json, and the check that every file is the one that was exported.
+
+Boundary: standard library only. Knows names, sizes and hashes of files, never what is inside them. Nothing in a manifest can name a path
+outside its folder, run code or set a session option; unknown keys are refused so that a manifest never means more than it says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import stat
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import HashMismatch, ManifestError
+
+MANIFEST_NAME = "edgephi.json"
+SCHEMA_VERSION = 1
+MAXIMUM_BYTES = 8 << 20
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_READ_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """A float32 array stored inside a file of the bundle: `offset` in bytes, `shape` in elements."""
+
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """Cosines and sines (positions, rotary_dim / 2) that hold for sequences of at most `limit` tokens."""
+
+    limit: int
+    cos: Region
+    sin: Region
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """Shape of the text decoder. `rotary` is ordered by limit; the first table whose limit covers a whole sequence is the right one."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    sliding_window: int | None
+    rotary: tuple[RotaryTable, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph and the data files that it reads."""
+
+    file: str
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids with a fixed meaning; any of `eos` ends an answer."""
+
+    bos: int | None
+    eos: tuple[int, ...]
+    pad: int | None
+
+
+@dataclass(frozen=True)
+class RecommendedSampling:
+    """What the publisher recommends (generation_config.json); None where nothing is said."""
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bundle comes from: `name` as given to export, the architecture, and SHA-256 of its config.json."""
+
+    name: str
+    architecture: str
+    config_sha256: str
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """One line of the export report: bytes in the checkpoint and in the bundle, and the relative error of what was stored."""
+
+    name: str
+    format: str
+    bytes_before: int
+    bytes_after: int
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that is known about a bundle without opening another file of it."""
+
+    family: str
+    capabilities: tuple[str, ...]
+    precision: dict[str, str]
+    preset: str
+    device: str
+    graphs: dict[str, Graph]
+    text: TextModel
+    tokens: Tokens
+    sampling: RecommendedSampling
+    licence: str
+    source: Source
+    generator: str
+    files: dict[str, FileRecord]
+    report: tuple[TensorRecord, ...] = ()
+    unread_config_keys: tuple[str, ...] = ()
+    schema: int = field(default=SCHEMA_VERSION)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write `edgephi.json` into `folder`; the same manifest always gives the same bytes."""
+    path = folder / MANIFEST_NAME
+    text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `edgephi.json`. Raises ManifestError; reads no other file."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        hint = "it holds config.json, so it looks like a checkpoint: run `edgephi export` on it first" if (
+            folder / "config.json").is_file() else "give the folder that `edgephi export` wrote"
+        raise ManifestError(f"{folder} is no bundle: there is no {MANIFEST_NAME} in it; {hint}")
+    raw = _load_json(path)
+    version = raw.get("schema")
+    if version != SCHEMA_VERSION:
+        raise ManifestError(
+            f"{path}: schema is {version!r}, this edgephi reads {SCHEMA_VERSION}; "
+            "export the checkpoint again or install the edgephi that wrote it"
+        )
+    manifest = _build(Manifest, raw, str(path))
+    _check_names(manifest, path)
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest, progress: Callable[[int], None] | None = None) -> None:
+    """Hash every file of the bundle. Raises HashMismatch naming the file; `progress` receives the bytes read since its last call."""
+    check_sizes(folder, manifest)
+    for name, record in manifest.files.items():
+        digest = hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                digest.update(chunk)
+                if progress is not None:
+                    progress(len(chunk))
+        if digest.hexdigest() != record.sha256:
+            raise HashMismatch(
+                f"{folder / name}: SHA-256 is {digest.hexdigest()[:16]}…, the manifest says {record.sha256[:16]}…; "
+                "the file was changed or damaged: export the checkpoint again"
+            )
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """The cheap half of `verify_files`: every file is there, is a plain file and has the recorded size."""
+    for name, record in manifest.files.items():
+        path = folder / name
+        try:
+            status = path.lstat()
+        except OSError as error:
+            raise HashMismatch(f"{path} is missing ({error.strerror}); export the checkpoint again") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise HashMismatch(f"{path} is not a plain file; a bundle holds plain files only: export the checkpoint again")
+        if status.st_size != record.size:
+            raise HashMismatch(
+                f"{path} has {status.st_size} bytes, the manifest says {record.size}; "
+                "the file was cut or replaced: export the checkpoint again"
+            )
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAXIMUM_BYTES:
+        raise ManifestError(f"{path} has {path.stat().st_size} bytes, at most {MAXIMUM_BYTES} are allowed: it is no manifest of edgephi")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) != len(keys):
+            raise ManifestError(f"{path}: a key is given twice among {sorted(keys)[:5]}; export the checkpoint again")
+        return dict(pairs)
+
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is not valid JSON ({error}); export the checkpoint again") from error
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{path} holds a {type(raw).__name__}, not an object; export the checkpoint again")
+    return raw
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    for name, record in manifest.files.items():
+        if not _FILE_NAME.fullmatch(name) or ".." in name:
+            raise ManifestError(
+                f"{path}: file name {name!r} is not allowed; a bundle names files of its own folder only (letters, digits, '_', '-', '.')"
+            )
+        if record.size < 0 or not _SHA256.fullmatch(record.sha256):
+            raise ManifestError(f"{path}: size or SHA-256 of {name!r} is malformed; export the checkpoint again")
+    named = {graph.file for graph in manifest.graphs.values()} | {file for graph in manifest.graphs.values() for file in graph.data}
+    named |= {region.file for table in manifest.text.rotary for region in (table.cos, table.sin)}
+    missing = sorted(named - manifest.files.keys())
+    if missing:
+        raise ManifestError(f"{path}: {missing} are used but not listed under 'files'; export the checkpoint again")
+    for table in manifest.text.rotary:
+        for region in (table.cos, table.sin):
+            end = region.offset + 4 * _product(region.shape)
+            if region.offset < 0 or min(region.shape) < 0 or end > manifest.files[region.file].size:
+                raise ManifestError(f"{path}: a rotary table ends at byte {end} of {region.file!r}, which is shorter; export again")
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Turn parsed JSON into the annotated type `kind`; refuse what does not fit."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _build_dataclass(kind, value, where)
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ManifestError(f"{where}: {value!r:.80} is not a {getattr(kind, '__name__', kind)}; export the checkpoint again")
+
+
+def _build_dataclass(kind: type[T], value: object, where: str) -> T:
+    if not isinstance(value, Mapping):
+        raise ManifestError(f"{where}: {value!r:.80} is not an object; export the checkpoint again")
+    hints = typing.get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # checked by the caller
+    unknown = sorted(value.keys() - fields.keys())
+    missing = sorted(
+        name for name, item in fields.items()
+        if name not in value and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    )
+    if unknown or missing:
+        raise ManifestError(f"{where}: unknown keys {unknown}, missing keys {missing}; export the checkpoint again")
+    return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
