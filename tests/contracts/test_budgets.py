@@ -1,0 +1,36 @@
+"""Sizes and names that keep the code readable: files of at most 400 lines, functions of at most 60, no drawer for leftovers."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import edgephi
+
+ROOT = Path(edgephi.__file__).parent
+STAGES = ("export", "quantize", "runtime", "demo", "benchmarks")
+FILES = sorted([*ROOT.glob("*.py"), *(path for stage in STAGES for path in (ROOT / stage).rglob("*.py"))])
+FILE_LINES, FUNCTION_LINES = 400, 60
+DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_holds_one_idea(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert text.count("\n") <= FILE_LINES
+    assert path.stem not in DRAWERS
+    assert ast.get_docstring(tree), "the module docstring says purpose and boundary"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "benchmarks" not in path.parts], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_code_asks_a_provider_for_its_name(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "name":
+            value = node.left.value
+            assert not (isinstance(value, ast.Name) and value.id == "provider"), f"line {node.lineno} asks for a device by name"
