@@ -19,3 +19,10 @@ def embedding(graph: GraphBuilder, ids: ir.Value, weight: str, rows: int, width:
     value = graph.weight(weight, (rows, width))
     (looked_up,) = graph.node("Gather", (value, ids), weight.removesuffix(".weight") + ".gather", attributes={"axis": 0})
     return looked_up
+
+
+def biased_linear(graph: GraphBuilder, x: ir.Value, prefix: str, outputs: int, inputs: int) -> ir.Value:
+    """x (..., inputs) · weightᵀ + bias → (..., outputs), over `prefix`.weight and `prefix`.bias."""
+    product = linear(graph, x, f"{prefix}.weight", outputs, inputs)
+    (total,) = graph.node("Add", (product, graph.weight(f"{prefix}.bias", (outputs,))), f"{prefix}.biased")
+    return total

@@ -1,4 +1,4 @@
-"""RMSNorm, alone and fused with the residual addition before it."""
+"""RMSNorm, alone and fused with the residual addition before it, and LayerNorm."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def add_rms_norm(
         attributes={"epsilon": epsilon},
     )
     return normed, total
+
+
+def layer_norm(graph: GraphBuilder, x: ir.Value, prefix: str, width: int, epsilon: float) -> ir.Value:
+    """(x - mean(x)) / √(var(x) + ε) · weight + bias over the last axis, over `prefix`.weight and `prefix`.bias."""
+    scale, shift = graph.weight(f"{prefix}.weight", (width,)), graph.weight(f"{prefix}.bias", (width,))
+    (normed,) = graph.node("LayerNormalization", (x, scale, shift), prefix, attributes={"axis": -1, "epsilon": epsilon})
+    return normed
