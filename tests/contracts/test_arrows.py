@@ -39,7 +39,7 @@ INSIDE = {
     "runtime.providers": ("runtime.errors", "runtime.providers"),
     "runtime.sampling": ("runtime.errors",),
     "runtime.tokens": ("runtime.errors",),
-    "runtime.stops": (),
+    "runtime.stops": ("runtime.errors",),
     "runtime.image": ("runtime.errors", "runtime.image"),
     "runtime.audio": ("runtime.errors", "runtime.audio"),
     "runtime.graphs": ("runtime.errors", "runtime.manifest", "runtime.providers"),
