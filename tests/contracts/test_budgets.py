@@ -1,4 +1,4 @@
-"""Sizes and names that keep the code readable: files of at most 400 lines, functions of at most 60, no drawer for leftovers."""
+"""Sizes and names that keep the code readable: files ≤ 400 lines, functions ≤ 60, no drawer for leftovers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ FILE_LINES, FUNCTION_LINES = 400, 60
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=_shown)
 def test_a_file_holds_one_idea(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
@@ -28,9 +32,10 @@ def test_a_file_holds_one_idea(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{node.name} is too long"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "benchmarks" not in path.parts], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [path for path in FILES if "benchmarks" not in path.parts], ids=_shown)
 def test_no_code_asks_a_provider_for_its_name(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "name":
             value = node.left.value
-            assert not (isinstance(value, ast.Name) and value.id == "provider"), f"line {node.lineno} asks for a device by name"
+            asked = isinstance(value, ast.Name) and value.id == "provider"
+            assert not asked, f"line {node.lineno} asks for a device by name"

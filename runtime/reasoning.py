@@ -1,0 +1,102 @@
+"""Separates a model's thought from its answer while both are streamed.
+
+Boundary: ids and text pieces in, labelled text pieces out; knows nothing of sessions, templates or sampling.
+Reasoning checkpoints write `<think>…</think>` before the answer. Some hold the two tags as single tokens, which a
+detokenizer that skips control tokens would swallow, others spell them with ordinary tokens: a tag is recognised by its
+id or by its text, wherever the text was cut into tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OPEN, CLOSE = "<think>", "</think>"
+
+Kind = Literal["answer", "thinking"]
+
+
+@dataclass(frozen=True)
+class ThoughtTags:
+    """Token ids of the two tags, None where the vocabulary spells them with several tokens."""
+
+    open_id: int | None = None
+    close_id: int | None = None
+
+
+class ThoughtSplitter:
+    """Labels the pieces of one answer; `thinking` is True where the prompt itself ends with the opening tag.
+
+    Only white space may come before the opening tag; later in an answer `<think>` is plain text, as inside a thought.
+    """
+
+    def __init__(self, tags: ThoughtTags, *, thinking: bool = False) -> None:
+        self._tags = tags
+        self._held = ""
+        self._thinking = thinking
+        self._may_open = not thinking
+        self._skip_space = thinking
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the next text belongs to the thought."""
+        return self._thinking
+
+    def push(self, token_id: int | None, text: str) -> list[tuple[Kind, str]]:
+        """The labelled pieces that are certain after this token; what might begin a tag is held back."""
+        if token_id is not None and token_id == self._tags.open_id and self._may_open:
+            return [*self.flush(), *self._enter()]
+        if token_id is not None and token_id == self._tags.close_id and self._thinking:
+            return [*self.flush(), *self._leave()]
+        self._held += text
+        pieces: list[tuple[Kind, str]] = []
+        while (switched := self._switch()) is not None:
+            pieces += switched
+        return pieces + self._emit(self._certain())
+
+    def flush(self) -> list[tuple[Kind, str]]:
+        """What was held back, at the end of the answer."""
+        return self._emit(len(self._held))
+
+    def _switch(self) -> list[tuple[Kind, str]] | None:
+        """Handle one complete tag in the held text, if there is one that counts."""
+        tag = CLOSE if self._thinking else OPEN
+        place = self._held.find(tag)
+        if place < 0 or (not self._thinking and (not self._may_open or self._held[:place].strip())):
+            return None
+        pieces = self._emit(place) if self._thinking else []
+        self._held = self._held[len(tag):] if self._thinking else self._held[place + len(tag):]
+        pieces += self._leave() if self._thinking else self._enter()
+        return pieces
+
+    def _certain(self) -> int:
+        """How many characters of the held text cannot be part of a tag any more."""
+        if self._thinking:
+            return len(self._held) - _possible_start(self._held, CLOSE)
+        if self._may_open and OPEN.startswith(self._held.lstrip()):
+            return 0
+        return len(self._held)
+
+    def _enter(self) -> list[tuple[Kind, str]]:
+        self._thinking, self._may_open, self._skip_space = True, False, True
+        return []
+
+    def _leave(self) -> list[tuple[Kind, str]]:
+        self._thinking, self._skip_space = False, True
+        return []
+
+    def _emit(self, length: int) -> list[tuple[Kind, str]]:
+        text, self._held = self._held[:length], self._held[length:]
+        if self._skip_space:
+            text = text.lstrip()
+        if not text:
+            return []
+        self._skip_space = False
+        if not self._thinking:
+            self._may_open = False
+        return [("thinking" if self._thinking else "answer", text)]
+
+
+def _possible_start(text: str, tag: str) -> int:
+    """Length of the longest end of `text` that is a proper start of `tag`."""
+    return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)
