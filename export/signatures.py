@@ -1,0 +1,103 @@
+"""Inputs and outputs of each kind of graph, so that other runtimes can load what this one writes.
+
+Boundary: names, dtypes and shapes only. They are onnxruntime-genai's for its model type `phi4mm`; what edgephi needs
+beyond them is an input with a default, which other runtimes leave alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .graph import GraphBuilder
+
+INPUT_IDS = "input_ids"
+INPUTS_EMBEDS = "inputs_embeds"
+ATTENTION_MASK = "attention_mask"
+LOGITS = "logits"
+IMAGE_FEATURES = "image_features"
+AUDIO_FEATURES = "audio_features"
+PIXEL_VALUES = "pixel_values"
+IMAGE_ATTENTION_MASK = "image_attention_mask"
+IMAGE_SIZES = "image_sizes"
+AUDIO_EMBEDS = "audio_embeds"
+AUDIO_ATTENTION_MASK = "audio_attention_mask"
+AUDIO_SIZES = "audio_sizes"
+AUDIO_PROJECTION_MODE = "audio_projection_mode"
+
+# Values of `audio_projection_mode`: what the whole prompt holds, which picks the projector of the speech graph.
+MODE_TEXT, MODE_VISION, MODE_SPEECH, MODE_VISION_SPEECH = range(4)
+
+
+@dataclass(frozen=True)
+class VisionInputs:
+    """`pixels` float (images, crops, 3, side, side): the whole image first, then its crops row by row, then padding.
+
+    `mask` float (images, crops, patches, patches) is 1 where a patch lies inside the image; `sizes` int64 (images, 2)
+    is height and width in pixels of the image that the crops tile.
+    """
+
+    pixels: ir.Value
+    mask: ir.Value
+    sizes: ir.Value
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """`frames` float (audios, frames, mel bins), `mask` bool (audios, frames), `sizes` int64 (audios,) in tokens.
+
+    `mode` int64 (1,) is one of the MODE values.
+    """
+
+    frames: ir.Value
+    mask: ir.Value
+    sizes: ir.Value
+    mode: ir.Value
+
+
+@dataclass(frozen=True)
+class EmbeddingInputs:
+    """`ids` int64 (batch, seq); features float (tokens, hidden), one row for each placeholder among the ids."""
+
+    ids: ir.Value
+    image_features: ir.Value
+    audio_features: ir.Value
+
+
+def vision_inputs(graph: GraphBuilder, side: int, patches: int) -> VisionInputs:
+    """Declare the inputs of the graph `vision`: square crops of `side` pixels, `patches` patches a side."""
+    return VisionInputs(
+        graph.input(PIXEL_VALUES, ir.DataType.FLOAT, ("num_images", "num_crops", 3, side, side)),
+        graph.input(IMAGE_ATTENTION_MASK, ir.DataType.FLOAT, ("num_images", "num_crops", patches, patches)),
+        graph.input(IMAGE_SIZES, ir.DataType.INT64, ("num_images", 2)),
+    )
+
+
+def vision_output(graph: GraphBuilder, features: ir.Value, hidden: int) -> None:
+    """`features` float (tokens of all images, hidden) is the output of the graph `vision`."""
+    graph.output(features, IMAGE_FEATURES, ir.DataType.FLOAT, ("num_image_tokens", hidden))
+
+
+def speech_inputs(graph: GraphBuilder, mel_bins: int) -> SpeechInputs:
+    """Declare the inputs of the graph `speech`."""
+    return SpeechInputs(
+        graph.input(AUDIO_EMBEDS, ir.DataType.FLOAT, ("num_audios", "num_frames", mel_bins)),
+        graph.input(AUDIO_ATTENTION_MASK, ir.DataType.BOOL, ("num_audios", "num_frames")),
+        graph.input(AUDIO_SIZES, ir.DataType.INT64, ("num_audios",)),
+        graph.input(AUDIO_PROJECTION_MODE, ir.DataType.INT64, (1,)),
+    )
+
+
+def speech_output(graph: GraphBuilder, features: ir.Value, hidden: int) -> None:
+    """`features` float (tokens of all recordings, hidden) is the output of the graph `speech`."""
+    graph.output(features, AUDIO_FEATURES, ir.DataType.FLOAT, ("num_audio_tokens", hidden))
+
+
+def embedding_inputs(graph: GraphBuilder, hidden: int) -> EmbeddingInputs:
+    """Declare the inputs of the graph `embedding`."""
+    return EmbeddingInputs(
+        graph.input(INPUT_IDS, ir.DataType.INT64, ("batch", "seq")),
+        graph.input(IMAGE_FEATURES, ir.DataType.FLOAT, ("num_image_tokens", hidden)),
+        graph.input(AUDIO_FEATURES, ir.DataType.FLOAT, ("num_audio_tokens", hidden)),
+    )
