@@ -6,7 +6,7 @@ data, which the bundle writer places in the external data file later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -70,6 +70,26 @@ class GraphBuilder:
         values = [ir.Value(name=name if index == 0 else f"{name}.{index}") for index in range(outputs)]
         self._nodes.append(ir.node(op_type, inputs, attributes or {}, domain=domain, outputs=values, name=name))
         return tuple(values)
+
+    def choose(
+        self, condition: ir.Value, name: str, then: Callable[[], ir.Value], otherwise: Callable[[], ir.Value]
+    ) -> ir.Value:
+        """An `If`: only the branch that the boolean scalar `condition` picks is computed.
+
+        Each callable appends its nodes to this builder, which collects them for the branch, and returns the last
+        node's output. Weights declared in a branch belong to the outer graph, where every weight is found.
+        """
+        branches = [self._branch(f"{name}.then", then), self._branch(f"{name}.else", otherwise)]
+        attributes = [ir.AttrGraph("then_branch", branches[0]), ir.AttrGraph("else_branch", branches[1])]
+        chosen = ir.Value(name=name)
+        self._nodes.append(ir.Node("", "If", [condition], attributes, outputs=[chosen], name=name))
+        return chosen
+
+    def _branch(self, name: str, append: Callable[[], ir.Value]) -> ir.Graph:
+        outer, self._nodes = self._nodes, []
+        result = append()
+        inner, self._nodes = self._nodes, outer
+        return ir.Graph(inputs=[], outputs=[result], nodes=inner, name=name)
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> None:
         """Make `value` an output of the graph under `name`."""
