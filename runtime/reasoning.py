@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .stops import possible_start
+
 OPEN, CLOSE = "<think>", "</think>"
 
 Kind = Literal["answer", "thinking"]
@@ -72,7 +74,7 @@ class ThoughtSplitter:
     def _certain(self) -> int:
         """How many characters of the held text cannot be part of a tag any more."""
         if self._thinking:
-            return len(self._held) - _possible_start(self._held, CLOSE)
+            return len(self._held) - possible_start(self._held, (CLOSE,))
         if self._may_open and OPEN.startswith(self._held.lstrip()):
             return 0
         return len(self._held)
@@ -95,8 +97,3 @@ class ThoughtSplitter:
         if not self._thinking:
             self._may_open = False
         return [("thinking" if self._thinking else "answer", text)]
-
-
-def _possible_start(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that is a proper start of `tag`."""
-    return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)

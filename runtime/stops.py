@@ -29,7 +29,6 @@ class StopScanner:
         if len(stops) > MAXIMUM_STOPS:
             raise RequestError(f"{len(stops)} stop strings are given, at most {MAXIMUM_STOPS} are allowed")
         self._stops = tuple(stops)
-        self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self._stopped = False
 
@@ -42,7 +41,7 @@ class StopScanner:
         if found:
             self._held, self._stopped = "", True
             return text[:min(found)[1]], True
-        keep = self._possible(text)
+        keep = possible_start(text, self._stops)
         self._held = text[len(text) - keep:]
         return text[:len(text) - keep], False
 
@@ -51,10 +50,12 @@ class StopScanner:
         held, self._held = self._held, ""
         return held
 
-    def _possible(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        for length in range(min(len(text), self._longest - 1), 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+
+def possible_start(text: str, marks: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins one of `marks` without being all of it."""
+    longest = max(map(len, marks), default=0)
+    for length in range(min(len(text), longest - 1), 0, -1):
+        tail = text[-length:]
+        if any(mark.startswith(tail) for mark in marks):
+            return length
+    return 0

@@ -45,7 +45,8 @@ def test_the_cut_never_matters(text: str, data: st.DataObject) -> None:
 
 def test_tags_that_are_single_tokens_are_known_by_their_ids() -> None:
     splitter = ThoughtSplitter(ThoughtTags(open_id=7, close_id=8))
-    labelled = [item for token, text in ((7, ""), (1, "hm"), (8, ""), (2, "\n4")) for item in splitter.push(token, text)]
+    tokens = ((7, ""), (1, "hm"), (8, ""), (2, "\n4"))
+    labelled = [item for token, text in tokens for item in splitter.push(token, text)]
     assert labelled == [("thinking", "hm"), ("answer", "4")]
     assert not splitter.thinking
 
