@@ -1,6 +1,8 @@
 """Tiny checkpoints in the published layout, their bundles, and transformers' own model of them: shared by all tests.
 
-    tiny_checkpoint("mini") → folder    tiny_bundle("mini", precision="fp32") → folder    tiny_reference("mini") → Phi3ForCausalLM, float32
+    tiny_checkpoint("mini") → folder
+    tiny_bundle("mini", precision="fp32") → folder
+    tiny_reference("mini") → Phi3ForCausalLM, float32
 
 Everything is made once a run and read-only; the weights depend on the name alone. Names: see `SHAPES`.
 """
@@ -23,49 +25,57 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 ORIGINAL, EXTENDED = 4096, 16384
 BYTES_AND_MERGES, ROWS = 384, 448
 CONTROLS = (
-    "<|endoftext|>", "<|endofprompt|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>", "<|tool|>", "<|/tool|>", "<|tool_call|>",
-    "<|/tool_call|>", "<|tool_response|>", "<|tag|>",
+    "<|endoftext|>", "<|endofprompt|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>", "<|tool|>", "<|/tool|>",
+    "<|tool_call|>", "<|/tool_call|>", "<|tool_response|>", "<|tag|>",
 )
-VISIBLE = ("<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>", "<|tool_response|>")  # not special: shown when decoded
+# Not special, so shown when decoded.
+VISIBLE = ("<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>", "<|tool_response|>")
 END_OF_TEXT, END = (BYTES_AND_MERGES + CONTROLS.index(name) for name in ("<|endoftext|>", "<|end|>"))
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Phi-4-mini's template: no white space between the parts, a system message may carry tools.
 TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}"
     "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
 )
 CORPUS = (
-    "The quick brown fox jumps over the lazy dog. What does the sign say? Explain rotary embeddings in one line, please.\n"
+    "The quick brown fox jumps over the lazy dog. What does the sign say? Explain rotary embeddings in one line.\n"
     "She sells sea shells by the sea shore; the shells that she sells are sea shells, I am sure. 1234567890, 3.14159.\n"
     "def function(argument): return argument + 1  # a comment\n" * 4
 )
 
 
 def _longrope(frequencies: int) -> dict[str, Any]:
-    steps = [index / max(1, frequencies - 1) for index in range(frequencies)]
+    steps = [index / (frequencies - 1) for index in range(frequencies)]
+    scaling = {
+        "type": "longrope", "short_factor": [1.0 + 0.1 * x for x in steps],
+        "long_factor": [1.0 + 24 * x * x for x in steps],
+    }
     return {
-        "rope_scaling": {"type": "longrope", "short_factor": [1.0 + 0.1 * x for x in steps], "long_factor": [1.0 + 24 * x * x for x in steps]},
-        "original_max_position_embeddings": ORIGINAL, "max_position_embeddings": EXTENDED,
+        "rope_scaling": scaling, "original_max_position_embeddings": ORIGINAL, "max_position_embeddings": EXTENDED,
+        "sliding_window": 262144,
     }
 
 
-# Overrides of `_config` that stand for the published models, with their ratios at a hundredth of the size.
+# Overrides of `_config` that stand for the published models: their ratios, a few layers. ONNX Runtime's attention asks
+# for heads that are a multiple of 16 and for a multiple of 8 rotary frequencies.
 SHAPES: dict[str, dict[str, Any]] = {
     "mini": {  # Phi-4-mini: tied, LongRoPE over three quarters of each head, 3 query heads for each key/value head
-        **_longrope(6), "partial_rotary_factor": 0.75, "tie_word_embeddings": True, "sliding_window": 262144,
-        "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2,
+        **_longrope(24), "partial_rotary_factor": 0.75, "tie_word_embeddings": True,
+        "hidden_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1,
     },
     "mini-untied": {
-        **_longrope(6), "partial_rotary_factor": 0.75, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+        **_longrope(8), "partial_rotary_factor": 0.5,
+        "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
     },
     "phi4": {  # Phi-4 14B: plain RoPE over whole heads, 4 query heads for each key/value head, as 40 and 10
         "rope_theta": 250000.0, "max_position_embeddings": EXTENDED, "original_max_position_embeddings": EXTENDED,
         "hidden_size": 128, "num_attention_heads": 8, "num_key_value_heads": 2,
     },
     "phi35": {  # Phi-3.5-mini: LongRoPE over whole heads, as many key/value heads as heads
-        **_longrope(24), "hidden_size": 96, "num_attention_heads": 2, "num_key_value_heads": 2, "sliding_window": 262144,
+        **_longrope(24), "hidden_size": 96, "num_attention_heads": 2, "num_key_value_heads": 2,
     },
     "window": {  # Phi-3-mini-4k: a sliding window that is smaller than the context
         "max_position_embeddings": EXTENDED, "original_max_position_embeddings": EXTENDED, "sliding_window": 2047,
@@ -76,7 +86,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """(name, **overrides of config.json) → folder with weights in bfloat16 and every file that a published checkpoint has."""
+    """(name, **overrides of config.json) → folder with weights in bfloat16 and the files of a published checkpoint."""
     made: dict[str, Path] = {}
 
     def make(name: str = "mini", **overrides: Any) -> Path:
@@ -111,7 +121,7 @@ def tiny_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def tiny_reference(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Any]:
-    """(name, **overrides of config.json) → transformers' Phi3ForCausalLM of `tiny_checkpoint` in float32, ready for inference."""
+    """(name, **overrides of config.json) → transformers' Phi3ForCausalLM of `tiny_checkpoint` in float32."""
     made: dict[str, Any] = {}
 
     def make(name: str = "mini", **overrides: Any) -> Any:
@@ -122,7 +132,7 @@ def tiny_reference(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Any]:
                 import torch
                 from transformers import Phi3ForCausalLM
 
-                model = Phi3ForCausalLM.from_pretrained(tiny_checkpoint(name, **overrides), dtype=torch.float32)
+                model: Any = Phi3ForCausalLM.from_pretrained(tiny_checkpoint(name, **overrides), dtype=torch.float32)
             made[key] = model.eval()
         return made[key]
 
@@ -132,11 +142,13 @@ def tiny_reference(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Any]:
 def _config(**overrides: Any) -> dict[str, Any]:
     """config.json as Microsoft publishes it, with every key that Phi-4-mini's has."""
     values: dict[str, Any] = {
-        "_name_or_path": "tiny", "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
-        "bos_token_id": END_OF_TEXT, "embd_pdrop": 0.0, "eos_token_id": END_OF_TEXT, "full_attn_mod": 1, "hidden_act": "silu",
-        "initializer_range": 0.02, "intermediate_size": 128, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False,
-        "model_type": "phi3", "num_hidden_layers": 2, "pad_token_id": END_OF_TEXT, "partial_rotary_factor": 1.0, "resid_pdrop": 0.0,
-        "rms_norm_eps": 1e-5, "rope_scaling": None, "rope_theta": 10000.0, "sliding_window": None, "tie_word_embeddings": False,
+        "_name_or_path": "tiny", "architectures": ["Phi3ForCausalLM"], "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": END_OF_TEXT, "embd_pdrop": 0.0, "eos_token_id": END_OF_TEXT, "full_attn_mod": 1,
+        "hidden_act": "silu", "initializer_range": 0.02, "intermediate_size": 128, "interpolate_factor": 1,
+        "lm_head_bias": False, "mlp_bias": False, "model_type": "phi3", "num_hidden_layers": 2,
+        "pad_token_id": END_OF_TEXT, "partial_rotary_factor": 1.0, "resid_pdrop": 0.0, "rms_norm_eps": 1e-5,
+        "rope_scaling": None, "rope_theta": 10000.0, "sliding_window": None, "tie_word_embeddings": False,
         "torch_dtype": "bfloat16", "transformers_version": "4.45.0", "use_cache": True, "vocab_size": ROWS,
     }
     return values | overrides
@@ -148,7 +160,7 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
         import torch
         from transformers import Phi3Config, Phi3ForCausalLM
 
-        model = Phi3ForCausalLM(Phi3Config.from_dict(dict(config)))
+        model: Any = Phi3ForCausalLM(Phi3Config.from_dict(dict(config)))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -158,8 +170,8 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
         model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="200KB")
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {
-        "_from_model_config": True, "bos_token_id": END_OF_TEXT, "eos_token_id": [END, END_OF_TEXT], "pad_token_id": END_OF_TEXT,
-        "transformers_version": "4.45.0",
+        "_from_model_config": True, "bos_token_id": END_OF_TEXT, "eos_token_id": [END, END_OF_TEXT],
+        "pad_token_id": END_OF_TEXT, "transformers_version": "4.45.0",
     })
     _write_tokenizer(folder)
 
@@ -170,7 +182,8 @@ def _write_tokenizer(folder: Path) -> None:
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(WORDS), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -185,15 +198,16 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     decoder = {
         str(tokenizer.token_to_id(name)): {
-            "content": name, "lstrip": False, "normalized": False, "rstrip": not name.startswith("<|endof"), "single_word": False,
-            "special": name not in VISIBLE,
+            "content": name, "lstrip": False, "normalized": False, "rstrip": not name.startswith("<|endof"),
+            "single_word": False, "special": name not in VISIBLE,
         }
         for name in CONTROLS
     }
     _write_json(folder / "tokenizer_config.json", {
         "add_bos_token": False, "add_eos_token": False, "add_prefix_space": False, "added_tokens_decoder": decoder,
-        "bos_token": "<|endoftext|>", "chat_template": TEMPLATE, "clean_up_tokenization_spaces": False, "eos_token": "<|endoftext|>",
-        "model_max_length": EXTENDED, "pad_token": "<|endoftext|>", "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>",
+        "bos_token": "<|endoftext|>", "chat_template": TEMPLATE, "clean_up_tokenization_spaces": False,
+        "eos_token": "<|endoftext|>", "model_max_length": EXTENDED, "pad_token": "<|endoftext|>",
+        "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>",
     })
 
 
