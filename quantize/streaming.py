@@ -1,7 +1,7 @@
 """One weight, row slice by row slice, from float32 rows to the bytes of its stored parts.
 
-Boundary: knows formats and methods; reading and writing are functions given by the caller. Memory is bounded by `SLICE_ELEMENTS` per thread,
-whatever the size of the weight: every format of this package is separable by rows.
+Boundary: knows formats and methods; reading and writing are functions given by the caller. Memory is bounded by
+`SLICE_ELEMENTS` per thread, whatever the size of the weight: every format of this package is separable by rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .formats import BlockFormat, FloatFormat, QuantizedTensor, dequantize
+from .formats import BlockFormat, FloatFormat, Format, QuantizedTensor, dequantize, require_finite
 from .report import ErrorSums, TensorReport
 
 SLICE_ELEMENTS = 4 << 20
@@ -26,12 +26,13 @@ WritePart = Callable[[str, int, np.ndarray], None]
 class Method(Protocol):
     """A quantization method: rows (n, k) float32 and importance (k,) float32 or None → quantized rows."""
 
-    def quantize(self, weight: np.ndarray, fmt: BlockFormat, importance: np.ndarray | None) -> QuantizedTensor: ...
+    def quantize(self, weight: np.ndarray, fmt: BlockFormat, importance: np.ndarray | None) -> QuantizedTensor:
+        """Raises ValueError for values that are not finite or too large for the format."""
 
 
 @dataclass(frozen=True)
 class WeightJob:
-    """What is to be stored: `read(start, stop)` gives float32 rows, `write(kind, byte offset, array)` takes bytes of a part."""
+    """What is to be stored: `read(start, stop)` gives float32 rows, `write(kind, byte offset, array)` takes a part."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,13 +41,17 @@ class WeightJob:
     write: WritePart
 
 
-def store(job: WeightJob, fmt: FloatFormat | BlockFormat, method: Method, importance: np.ndarray | None, threads: int) -> TensorReport:
-    """Convert and write the whole weight on `threads` threads. Raises ValueError for values that the format cannot hold."""
+def store(job: WeightJob, fmt: Format, method: Method, importance: np.ndarray | None, threads: int) -> TensorReport:
+    """Convert and write the whole weight on `threads` threads.
+
+    Raises ValueError, naming the weight, for values that are not finite or that the format cannot hold.
+    """
 
     def one_slice(rows: tuple[int, int]) -> ErrorSums:
         weight = job.read(*rows)
+        require_finite(weight, job.name, rows[0])
         if isinstance(fmt, BlockFormat):
-            return _store_blocks(job, fmt, method.quantize(weight, fmt, importance), weight, rows[0])
+            return _store_blocks(job, _quantized(job, weight, fmt, method, importance, rows), weight, rows[0])
         return _store_floats(job, fmt, weight, rows[0])
 
     sums = ErrorSums()
@@ -64,7 +69,17 @@ def row_slices(shape: Sequence[int]) -> list[tuple[int, int]]:
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _store_blocks(job: WeightJob, fmt: BlockFormat, quantized: QuantizedTensor, weight: np.ndarray, row: int) -> ErrorSums:
+def _quantized(
+    job: WeightJob, weight: np.ndarray, fmt: BlockFormat, method: Method, importance: np.ndarray | None,
+    rows: tuple[int, int],
+) -> QuantizedTensor:
+    try:
+        return method.quantize(weight, fmt, importance)
+    except ValueError as error:
+        raise ValueError(f"{job.name}, rows {rows[0]} to {rows[1] - 1}: {error}") from error
+
+
+def _store_blocks(job: WeightJob, quantized: QuantizedTensor, weight: np.ndarray, row: int) -> ErrorSums:
     parts: Mapping[str, np.ndarray | None] = {
         "codes": quantized.codes_packed, "scales": quantized.scales, "zero_points": quantized.zero_points,
     }
@@ -78,6 +93,7 @@ def _store_floats(job: WeightJob, fmt: FloatFormat, weight: np.ndarray, row: int
     with np.errstate(over="ignore"):
         stored = weight.astype(fmt.dtype)
     if not np.isfinite(stored).all():
-        raise ValueError(f"{job.name} holds {np.abs(weight).max():.3g}, {fmt.dtype} reaches {np.finfo(fmt.dtype).max:.3g}")
+        reach = np.finfo(fmt.dtype).max
+        raise ValueError(f"{job.name} holds {np.abs(weight).max():.3g}, {fmt.dtype} reaches {reach:.3g}")
     job.write("values", row * stored.nbytes // len(stored), stored)
     return ErrorSums.between(weight, stored.astype(np.float32))
