@@ -20,12 +20,14 @@ class StopScanner:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Raises RequestError for more than MAXIMUM_STOPS strings, an empty one, or one beyond MAXIMUM_LENGTH characters."""
+        """Raises RequestError for too many strings (MAXIMUM_STOPS), an empty one, or one beyond MAXIMUM_LENGTH."""
         if isinstance(stops, str):
             stops = (stops,)
-        for index, stop in enumerate(stops):
+        given: Sequence[object] = stops
+        for index, stop in enumerate(given):
             if not isinstance(stop, str) or not 0 < len(stop) <= MAXIMUM_LENGTH:
-                raise RequestError(f"stop[{index}] is {str(stop)!r:.60}; a stop is text of 1 to {MAXIMUM_LENGTH} characters")
+                shown = f"stop[{index}] is {str(stop)!r:.60}"
+                raise RequestError(f"{shown}; a stop is text of 1 to {MAXIMUM_LENGTH} characters")
         if len(stops) > MAXIMUM_STOPS:
             raise RequestError(f"{len(stops)} stop strings are given, at most {MAXIMUM_STOPS} are allowed")
         self._stops = tuple(stops)
@@ -40,10 +42,10 @@ class StopScanner:
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._held, self._stopped = "", True
-            return text[:min(found)[1]], True
+            return text[: min(found)[1]], True
         keep = possible_start(text, self._stops)
-        self._held = text[len(text) - keep:]
-        return text[:len(text) - keep], False
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
 
     def flush(self) -> str:
         """The text that was held back, once nothing more will come."""

@@ -1,8 +1,8 @@
 """Text ↔ token ids. What a user wrote can never become a control token, and no character is ever split.
 
-Boundary: knows `tokenizer.json` and nothing of chats, graphs or sessions. Encoding is done by the `tokenizers` library; what
-is our own is the split at control tokens (the library would also find them in what a user typed, `encode_special_tokens` or
-not: Phi-4's tool tokens are not marked special) and the incremental way back from ids to text.
+Boundary: knows `tokenizer.json` and nothing of chats, graphs or sessions. Encoding is done by the `tokenizers` library;
+what is our own is the split at control tokens (the library would also find them in what a user typed, even under
+`encode_special_tokens`: Phi-4's tool tokens are not marked special) and the incremental way back from ids to text.
 
 The rules of the split are those of the library: leftmost, longest, `lstrip` and `rstrip` swallow white space, and every
 stretch between two control tokens is encoded on its own.
@@ -114,7 +114,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of `ids`; ids without text read as U+FFFD. `skip_special` leaves out what is marked special, like transformers."""
+        """Text of `ids`; ids without text read as U+FFFD. `skip_special` leaves out tokens marked special."""
         detokenizer = self.detokenizer(skip_special=skip_special)
         return "".join([*map(detokenizer.push, ids), detokenizer.flush()])
 
@@ -135,7 +135,7 @@ class Tokenizer:
         kinds = _decoder_kinds(self._spec_decoder)
         if "ByteLevel" not in kinds and "ByteFallback" not in kinds:
             raise BundleError(
-                f"{self._name}: decoder {kinds or None} is not one that edgephi can stream; ByteLevel and ByteFallback are: "
+                f"{self._name}: decoder {kinds or None} cannot be streamed; ByteLevel and ByteFallback can: "
                 "use a checkpoint of the Phi family"
             )
         return "ByteLevel" in kinds
@@ -185,7 +185,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes; empty while a character is incomplete. Raises RequestError for a negative id."""
+        """The text that `token_id` completes, empty while a character is incomplete. Raises RequestError."""
         if token_id < 0:
             raise RequestError(f"token id {token_id} is negative; ids count from 0: pass ids of this tokenizer")
         if token_id in self._skipped:
@@ -213,7 +213,9 @@ def read_controls(folder: Path) -> frozenset[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAXIMUM_BYTES:
-            raise BundleError(f"{path} has {path.stat().st_size} bytes, at most {MAXIMUM_BYTES} are allowed: export again")
+            raise BundleError(
+                f"{path} has {path.stat().st_size} bytes, at most {MAXIMUM_BYTES} are allowed: export again"
+            )
         spec = json.loads(path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); export the checkpoint again") from error
@@ -227,7 +229,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _added_tokens(spec: dict[str, Any], name: str) -> list[AddedToken]:
     try:
         return [
-            AddedToken(int(raw["id"]), str(raw["content"]), *(bool(raw[flag]) for flag in ("special", "lstrip", "rstrip")))
+            AddedToken(
+                int(raw["id"]), str(raw["content"]), *(bool(raw[flag]) for flag in ("special", "lstrip", "rstrip"))
+            )
             for raw in spec.get("added_tokens") or ()
             if raw["content"]
         ]
@@ -236,13 +240,15 @@ def _added_tokens(spec: dict[str, Any], name: str) -> list[AddedToken]:
 
 
 def _plain(spec: dict[str, Any], controls: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Specifications without a way to any control token: for the start of a prompt, and for what follows if that differs."""
+    """Specifications without a way to a control token: for the start of a prompt, and for the rest if that differs."""
     model = dict(spec["model"])
     unreachable = controls - {model.get("unk_token")}
-    model["vocab"] = {token: number for token, number in dict(model.get("vocab") or {}).items() if token not in unreachable}
+    model["vocab"] = {
+        token: number for token, number in dict(model.get("vocab") or {}).items() if token not in unreachable
+    }
     model["merges"] = [pair for pair in model.get("merges") or () if _merged(pair) not in unreachable]
     first = {**spec, "model": model, "added_tokens": [], "truncation": None, "padding": None}
-    # `first` sets a space before the first word of a prompt only: what follows a control token needs a tokenizer that never does.
+    # `first` puts a space before the first word of a prompt only: the rest needs a tokenizer that never does.
     scheme = copy.deepcopy(first.get("pre_tokenizer"))
     changed = False
     for part in [scheme, *((scheme or {}).get("pretokenizers") or ())]:
@@ -265,7 +271,9 @@ def _load(spec: dict[str, Any], name: str) -> tokenizers.Tokenizer:
         raise BundleError(f"{error}; export the checkpoint again") from error
     # The library raises plain Exception for what it cannot read.
     except Exception as error:
-        raise BundleError(f"{name} is not read by the tokenizers library ({error}); export the checkpoint again") from error
+        raise BundleError(
+            f"{name} is not read by the tokenizers library ({error}); export the checkpoint again"
+        ) from error
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
@@ -274,7 +282,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def _guarded(call: Callable[[], T], name: str) -> T:
-    """Run `call`; a panic of the library's Rust code, which is no Exception and would end the program, is a RequestError."""
+    """Run `call`; a panic of the library's Rust code, which is no Exception, becomes a RequestError."""
     try:
         return call()
     except BaseException as error:
