@@ -20,8 +20,9 @@ import onnx_ir as ir
 
 from ..quantize import methods, plan, rewrite
 from ..quantize.formats import BlockFormat, FloatFormat
+from ..quantize.methods import Method
 from ..quantize.report import TensorReport
-from ..quantize.streaming import Method, WeightJob, row_slices, store
+from ..quantize.streaming import WeightJob, row_slices, store
 from ..runtime.errors import WeightMismatch
 from ..runtime.manifest import Graph, Manifest, Region, RotaryTable, Source, TensorRecord
 from ..runtime.providers import find as find_provider

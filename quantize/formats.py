@@ -149,14 +149,16 @@ def storable_scales(scales: np.ndarray) -> np.ndarray:
     """Positive float32 scales as float16 holds them: too small ones are raised, ValueError for too large ones."""
     if scales.size and not scales.max() <= LARGEST_SCALE:
         raise ValueError(f"a block needs the scale {scales.max():.3g}; float16 reaches {LARGEST_SCALE:.0f}")
-    return np.maximum(scales, SMALLEST_SCALE).astype(np.float16).astype(np.float32)
+    stored: np.ndarray = np.maximum(scales, SMALLEST_SCALE).astype(np.float16).astype(np.float32)
+    return stored
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """uint8 codes below 2^bits (..., m) → packed bytes (..., m·bits/8), low bits first."""
     if bits == 8:
         return codes
-    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+    packed: np.ndarray = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return packed
 
 
 def unpack(packed: np.ndarray, bits: int) -> np.ndarray:

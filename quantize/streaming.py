@@ -10,24 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 import numpy as np
 
 from .formats import BlockFormat, FloatFormat, Format, QuantizedTensor, dequantize, require_finite
+from .methods import Method
 from .report import ErrorSums, TensorReport
 
 SLICE_ELEMENTS = 4 << 20
 
 ReadRows = Callable[[int, int], np.ndarray]
 WritePart = Callable[[str, int, np.ndarray], None]
-
-
-class Method(Protocol):
-    """A quantization method: rows (n, k) float32 and importance (k,) float32 or None → quantized rows."""
-
-    def quantize(self, weight: np.ndarray, fmt: BlockFormat, importance: np.ndarray | None) -> QuantizedTensor:
-        """Raises ValueError for values that are not finite or too large for the format."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""ONE FILE PER METHOD, found by listing this folder; each defines `quantize`, as `streaming.Method` states it.
+"""ONE FILE PER METHOD, found by listing this folder; each defines `quantize`, as `Method` states it.
 
 A method is separable by rows: the bytes of a row do not depend on which other rows were given with it.
 """
@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import cast
+from typing import Protocol, cast
 
-from ..streaming import Method
+import numpy as np
+
+from ..formats import BlockFormat, QuantizedTensor
+
+
+class Method(Protocol):
+    """What every file of this folder provides."""
+
+    def quantize(self, weight: np.ndarray, fmt: BlockFormat, importance: np.ndarray | None) -> QuantizedTensor:
+        """Rows (n, k) float32 in blocks; `importance` (k,) float32 weighs the error of each input, None weighs all alike.
+
+        Raises ValueError for values that are not finite or too large for the format.
+        """
 
 
 def names() -> tuple[str, ...]:

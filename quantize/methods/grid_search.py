@@ -171,4 +171,5 @@ def _error(columns: _Columns, codes: np.ndarray, scales: np.ndarray) -> np.ndarr
 
 
 def _bounded(scales: np.ndarray) -> np.ndarray:
-    return np.clip(scales, np.float32(SMALLEST_SCALE), np.float32(LARGEST_SCALE))
+    bounded: np.ndarray = np.clip(scales, np.float32(SMALLEST_SCALE), np.float32(LARGEST_SCALE))
+    return bounded
