@@ -1,7 +1,7 @@
 """Builds one ONNX graph node by node; the only file that knows how onnx_ir graphs are put together.
 
-Boundary: knows nodes, names and shapes, nothing of models. Weights are *declared* (name, shape, float32): a graph is complete without their
-data, which the bundle writer places in the external data file later.
+Boundary: knows nodes, names and shapes, nothing of models. Weights are *declared* (name, shape, float32): a graph is
+complete without their data, which the bundle writer places in the external data file later.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ OPSET = 21
 IR_VERSION = 10
 STORED_SHAPE = "stored_shape"  # key of ir.Value.meta: an overridable initializer shows a symbolic shape instead
 
-Attribute = int | float | str | Sequence[int]
+Attribute = int | float | str | Sequence[int] | ir.Graph
 Dimension = int | str
+Operand = ir.Value | int | Sequence[int]
 
 
 class GraphBuilder:
@@ -30,6 +31,7 @@ class GraphBuilder:
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
         self._nodes: list[ir.Node] = []
+        self._numbers: dict[str, int] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> ir.Value:
         """A required input of the graph."""
@@ -38,7 +40,7 @@ class GraphBuilder:
         return value
 
     def weight(self, name: str, shape: Sequence[int]) -> ir.Value:
-        """A float32 initializer without data yet; asking again for the same name gives the same value (a tied weight)."""
+        """A float32 initializer without data yet; the same name again gives the same value: a tied weight."""
         known = self._initializers.get(name)
         if known is not None:
             if known.meta[STORED_SHAPE] != tuple(shape):
@@ -57,7 +59,7 @@ class GraphBuilder:
         return value
 
     def overridable(self, value: ir.Value, shape: Sequence[Dimension]) -> ir.Value:
-        """Make an initializer of this graph an input with a default; `shape` names the dimensions that a caller may change."""
+        """Make an initializer of this graph an input with a default; `shape` names what a caller may change."""
         value.shape = ir.Shape(shape)
         self._overridable.append(value)
         return value
@@ -70,6 +72,20 @@ class GraphBuilder:
         values = [ir.Value(name=name if index == 0 else f"{name}.{index}") for index in range(outputs)]
         self._nodes.append(ir.node(op_type, inputs, attributes or {}, domain=domain, outputs=values, name=name))
         return tuple(values)
+
+    def numbered(self, stem: str) -> str:
+        """`stem` and the next free number behind it: a name for a node that nobody refers to."""
+        number = self._numbers[stem] = self._numbers.get(stem, -1) + 1
+        return f"{stem}_{number}"
+
+    def apply(self, op_type: str, inputs: Sequence[Operand], name: str, **attributes: Attribute) -> ir.Value:
+        """A standard operator with one output; integers among `inputs` become int64 constants named after the node."""
+        values = [
+            operand if isinstance(operand, ir.Value) else self.constant(f"{name}.{index}", np.array(operand, np.int64))
+            for index, operand in enumerate(inputs)
+        ]
+        (result,) = self.node(op_type, values, name, attributes=attributes)
+        return result
 
     def choose(
         self, condition: ir.Value, name: str, then: Callable[[], ir.Value], otherwise: Callable[[], ir.Value]
@@ -85,11 +101,29 @@ class GraphBuilder:
         self._nodes.append(ir.Node("", "If", [condition], attributes, outputs=[chosen], name=name))
         return chosen
 
-    def _branch(self, name: str, append: Callable[[], ir.Value]) -> ir.Graph:
+    def scan(
+        self, indices: ir.Value, name: str, body: Callable[[ir.Value], ir.Value], shape: Sequence[int]
+    ) -> ir.Value:
+        """A `Scan` over int64 (n,): `body` of each int64 scalar gives float `shape`; their stack is (n, *shape).
+
+        `body` appends its nodes to this builder, as in `choose`. Only one step's intermediate values exist at a time.
+        """
+        index = _value(f"{name}.index", ir.DataType.INT64, ())
+
+        def typed() -> ir.Value:
+            result = body(index)
+            result.dtype, result.shape = ir.DataType.FLOAT, ir.Shape(shape)
+            return result
+
+        step = self._branch(f"{name}.step", typed, (index,))
+        (stack,) = self.node("Scan", (indices,), name, attributes={"body": step, "num_scan_inputs": 1})
+        return stack
+
+    def _branch(self, name: str, append: Callable[[], ir.Value], inputs: Sequence[ir.Value] = ()) -> ir.Graph:
         outer, self._nodes = self._nodes, []
         result = append()
         inner, self._nodes = self._nodes, outer
-        return ir.Graph(inputs=[], outputs=[result], nodes=inner, name=name)
+        return ir.Graph(inputs=inputs, outputs=[result], nodes=inner, name=name)
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dimension]) -> None:
         """Make `value` an output of the graph under `name`."""
