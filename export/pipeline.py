@@ -1,7 +1,7 @@
 """CHECKPOINT → GRAPHS → BUNDLE, the whole flow in reading order: one function a stage.
 
-Memory stays bounded by a few row slices: no tensor is ever held whole. Everything written goes through one staging folder that becomes the
-bundle in one rename; a killed export goes on where it stopped.
+Memory stays bounded by a few row slices: no tensor is ever held whole. Everything written goes through one staging
+folder that becomes the bundle in one rename; a killed export goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,26 +19,27 @@ import numpy as np
 import onnx_ir as ir
 
 from ..quantize import methods, plan, rewrite
-from ..quantize.formats import BlockFormat, FloatFormat
+from ..quantize.formats import Format
 from ..quantize.methods import Method
 from ..quantize.report import TensorReport
 from ..quantize.streaming import WeightJob, row_slices, store
-from ..runtime.errors import WeightMismatch
+from ..runtime.errors import ExportError, WeightMismatch
 from ..runtime.manifest import Graph, Manifest, Region, RotaryTable, Source, TensorRecord
 from ..runtime.providers import find as find_provider
 from ..runtime.providers.provider import Provider
 from . import families, interop, layout
+from .assemble import read_weight, source_bytes
 from .bundle import Staging
 from .checkpoint import Checkpoint, open_checkpoint
-from .config import read_config, read_generation
-from .fetch import resolve
+from .config import Generation, read_config, read_generation
 from .families import Family
+from .fetch import resolve
 from .layers.rope import Table
 from .memory import peak_memory
 from .weights import Binding, bind
 
 TEXT = "text"
-TEXT_LONG = "text-long"
+LONG = "-long"  # suffix of the graphs whose rotary table is the longest one by default
 ROTARY = ("rotary_cos", "rotary_sin")
 
 Progress = Callable[[str, int, int], None]
@@ -61,7 +62,7 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Options:
-    """How a checkpoint is to be exported. `method` quantizes the linears that the precision puts into blocks."""
+    """How a checkpoint is to be exported. `method` quantizes what the precision puts into blocks."""
 
     precision: str = "int4"
     preset: str = "balanced"
@@ -75,42 +76,49 @@ class Blueprint:
 
     family: Family
     config: Any
-    graphs: dict[str, ir.Model]
+    method: Method
+    graphs: Mapping[str, ir.Model]
     tables: tuple[Table, ...]
-    formats: dict[str, FloatFormat | BlockFormat]
-    parts: dict[str, dict[str, rewrite.Part]]
-    layouts: dict[str, layout.Layout]
+    shapes: Mapping[str, tuple[int, ...]]
+    formats: Mapping[str, Format]
+    parts: Mapping[str, Mapping[str, rewrite.Part]]
+    layout: layout.Layout
     binding: Binding
+    generation: Generation
     unread: tuple[str, ...]
 
 
 def export(
-    source: str | Path, output: str | Path, *, precision: str = "int4", preset: str = "balanced", method: str = "grid_search",
-    device: str = "cpu", threads: int | None = None, progress: Progress | None = None,
+    source: str | Path, output: str | Path, *, precision: str = "int4", preset: str = "balanced",
+    method: str = "grid_search", device: str = "cpu", threads: int | None = None, progress: Progress | None = None,
 ) -> ExportReport:
     """Turn a published checkpoint into a bundle folder.
 
-    `source` is a local folder or a hub id; `progress(stage, done, total)` counts bytes of the checkpoint. Running the same call again after an
-    interruption resumes. Raises CheckpointError for what is wrong with the checkpoint and ExportError for what is wrong with the export.
+    `source` is a local folder or a hub id; `progress(stage, done, total)` counts bytes of the checkpoint. Running the
+    same call again after an interruption resumes. Raises CheckpointError for what is wrong with the checkpoint,
+    ExportError for what is wrong with the export, ProviderUnavailable for a device that is not known.
     """
     started = time.monotonic()
     options = Options(precision, preset, method, device)
     provider = find_provider(device)
-    chosen = methods.find(method)
     with open_checkpoint(resolve(str(source))) as checkpoint:
         blueprint = design(checkpoint, options, provider)
         with Staging(Path(output), _staging_key(checkpoint, blueprint, options)) as staging:
-            reports, resumed = _write_weights(staging, checkpoint, blueprint, chosen, threads or provider.default_threads(), progress)
-            _write_graphs(staging, blueprint)
+            _require_equal_copies(checkpoint, blueprint)
+            reports, resumed = _write_weights(
+                staging, checkpoint, blueprint, threads or provider.default_threads(), progress
+            )
+            graphs = _write_graphs(staging, blueprint)
             interop.copy_tokenizer(checkpoint.folder, staging)
-            manifest = _manifest(checkpoint, str(source), blueprint, options, reports)
+            manifest = _manifest(checkpoint, str(source), blueprint, options, graphs, reports)
             staging.add_file("genai_config.json", interop.genai_config(manifest))
+            staging.add_file("config.json", interop.plain_config(checkpoint.folder))
             published = staging.publish(manifest)
         checkpoint_bytes = sum(info.nbytes for info in checkpoint.tensors.values())
     files = {name: record.size for name, record in published.files.items()}
     return ExportReport(
-        Path(output), checkpoint_bytes, sum(files.values()), files, time.monotonic() - started, peak_memory(), resumed, tuple(reports),
-        blueprint.unread,
+        Path(output), checkpoint_bytes, sum(files.values()), files, time.monotonic() - started, peak_memory(), resumed,
+        tuple(reports), blueprint.unread,
     )
 
 
@@ -120,159 +128,192 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     family = families.for_architecture(raw.architecture())
     config = family.read(raw)
     graphs = family.build(config, provider)
-    declared = {
+    shapes = {
         name: tuple(value.meta["stored_shape"])
         for model in graphs.values() for name, value in model.graph.initializers.items() if value.const_value is None
     }
     tables = family.rotary(config)
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    binding = bind(family.rules(config), shapes, {name: shape for name, shape in declared.items() if name not in ROTARY})
-    formats = plan.plan([plan.Weight(name, shape, _role(name, graphs)) for name, shape in declared.items()], options.precision, options.preset)
+    binding = bind(
+        family.rules(config), {name: info.shape for name, info in checkpoint.tensors.items()},
+        {name: shape for name, shape in shapes.items() if name not in ROTARY},
+    )
+    try:
+        method = methods.find(options.method)
+        weights = [plan.Weight(name, shape, _role(name, graphs, family)) for name, shape in shapes.items()]
+        formats = plan.plan(weights, options.precision, options.preset)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     parts = {
-        part: point_at_table(rewrite.apply(model, formats, provider.accuracy_level), tables[0]) for part, model in graphs.items()
+        part: _point_at_table(rewrite.apply(model, formats, provider.accuracy_level), tables[0])
+        for part, model in graphs.items()
     }
-    longer = [shown for table in tables[1:] for shown in point_at_table(_rotary_only(parts[TEXT]), table).values()]
-    layouts = {part: layout.arrange([*shown.values(), *(longer if part == TEXT else ())]) for part, shown in parts.items()}
-    return Blueprint(family, config, graphs, tables, formats, parts, layouts, binding, raw.unread())
+    shown = [
+        (families.data_file(family.PARTS[part].data), stored) for part, stored_parts in parts.items()
+        for stored in [*stored_parts.values(), *_longer_tables(stored_parts, tables)]
+    ]
+    vocabulary = family.text_model(config, ()).vocab_size
+    interop.require_tokenizer(checkpoint.folder, vocabulary)
+    generation = read_generation(checkpoint.folder, vocabulary, interop.turn_ends(checkpoint.folder))
+    return Blueprint(
+        family, config, method, graphs, tables, shapes, formats, parts, layout.arrange(shown), binding, generation,
+        raw.unread(),
+    )
 
 
-def point_at_table(parts: Mapping[str, rewrite.Part], table: Table) -> dict[str, rewrite.Part]:
+def _point_at_table(parts: Mapping[str, rewrite.Part], table: Table) -> dict[str, rewrite.Part]:
     """The same initializers with `rotary_cos` and `rotary_sin` showing the data of `table`."""
     return {
-        name: replace(part, weight=f"{name}.{table.limit}", shape=table.cos.shape) if name in ROTARY else part for name, part in parts.items()
+        name: replace(part, weight=f"{name}.{table.limit}", shape=table.cos.shape) if name in ROTARY else part
+        for name, part in parts.items()
     }
 
 
-def _rotary_only(parts: Mapping[str, rewrite.Part]) -> dict[str, rewrite.Part]:
-    return {name: part for name, part in parts.items() if name in ROTARY}
+def _longer_tables(parts: Mapping[str, rewrite.Part], tables: Sequence[Table]) -> list[rewrite.Part]:
+    rotary = {name: part for name, part in parts.items() if name in ROTARY}
+    return [part for table in tables[1:] for part in _point_at_table(rotary, table).values()]
 
 
-def _role(name: str, graphs: Mapping[str, ir.Model]) -> plan.Role:
-    """What a weight is for, read off the nodes that use it."""
-    uses = [node for model in graphs.values() if name in model.graph.initializers for node, _ in model.graph.initializers[name].uses()]
+def _role(name: str, graphs: Mapping[str, ir.Model], family: Family) -> plan.Role:
+    """What a weight is for, read off the nodes that use it and the part that declares it first."""
+    declaring = [part for part, model in graphs.items() if name in model.graph.initializers]
+    uses = [node for part in declaring for node, _ in graphs[part].graph.initializers[name].uses()]
     multiplied = [node for node in uses if node.op_type == rewrite.MATMUL]
-    looked_up = [node for node in uses if node.op_type == rewrite.GATHER]
+    looked_up = any(node.op_type == rewrite.GATHER for node in uses)
     if multiplied and looked_up:
         return "tied"
     if looked_up:
         return "embedding"
-    if multiplied:
-        return "head" if any(output.is_graph_output() for node in multiplied for output in node.outputs) else "linear"
-    return "float"
+    if any(output.is_graph_output() for node in multiplied for output in node.outputs):
+        return "head"
+    return family.PARTS[declaring[0]].products if multiplied else "float"
 
 
 def _write_weights(
-    staging: Staging, checkpoint: Checkpoint, blueprint: Blueprint, method: Method, threads: int, progress: Progress | None
+    staging: Staging, checkpoint: Checkpoint, blueprint: Blueprint, threads: int, progress: Progress | None
 ) -> tuple[list[TensorReport], int]:
-    """Store every weight of every graph; returns the reports and how many of them an earlier, interrupted run had stored."""
-    staging.require_space(sum(part.size for part in blueprint.layouts.values()))
-    for copy, original in blueprint.binding.copies:
-        _require_equal(checkpoint, copy, original)
-    tables = {f"{name}.{table.limit}": getattr(table, name.removeprefix("rotary_")) for table in blueprint.tables for name in ROTARY}
-    feeding = blueprint.family.norm_feeding(blueprint.config)
-    total, done, resumed = sum(info.nbytes for info in checkpoint.tensors.values()), 0, 0
-    reports: list[TensorReport] = []
-    for part, arranged in blueprint.layouts.items():
-        file = data_file(part)
-        staging.create_data(file, arranged.size)
-        for weight in dict.fromkeys(name for name, _ in arranged.slots):
-            slots = arranged.of(weight)
-            known = staging.finished(weight)
-            if known is not None:
-                reports.append(TensorReport.from_json(known))
-                resumed += 1
-            elif weight in tables:
-                staging.write(file, slots["values"].offset, tables[weight].astype("<f4"))
-                staging.record(weight, [(file, slot.offset, slot.nbytes) for slot in slots.values()], None)
-                continue
-            else:
-                importance = _importance(checkpoint, blueprint, feeding.get(weight))
-                job = _job(staging, checkpoint, blueprint, weight, file, slots)
-                try:
-                    reports.append(store(job, blueprint.formats[weight], method, importance, threads))
-                except ValueError as error:
-                    raise WeightMismatch(f"{checkpoint.folder}: {error}: choose another precision or mend the checkpoint") from error
-                staging.record(weight, [(file, slot.offset, slot.nbytes) for slot in slots.values()], reports[-1].to_json())
-            done += reports[-1].bytes_before
-            if progress is not None:
-                progress(f"{part}: {weight}", done, total)
+    """Store every weight of every graph; returns the reports and how many an earlier, interrupted run had stored."""
+    arranged = blueprint.layout
+    staging.require_space(sum(arranged.sizes.values()))
+    for file, size in arranged.sizes.items():
+        staging.create_data(file, size)
+    tables = {
+        f"{name}.{table.limit}": getattr(table, name.removeprefix("rotary_"))
+        for table in blueprint.tables for name in ROTARY
+    }
+    total = sum(source_bytes(checkpoint, pieces) for pieces in blueprint.binding.weights.values())
+    done, resumed, reports = 0, 0, list[TensorReport]()
+    for weight in arranged.weights():
+        slots = arranged.of(weight)
+        if weight in tables:
+            staging.write(slots["values"].file, slots["values"].offset, tables[weight].astype("<f4"))
+            continue
+        known = staging.finished(weight)
+        if known is not None:
+            reports.append(TensorReport.from_json(known))
+            resumed += 1
+        else:
+            reports.append(_write_weight(staging, checkpoint, blueprint, weight, threads))
+            ranges = [(slot.file, slot.offset, slot.nbytes) for slot in slots.values()]
+            staging.record(weight, ranges, reports[-1].to_json())
+        done += reports[-1].bytes_before
+        if progress is not None:
+            progress(weight, done, total)
     return reports, resumed
 
 
-def _job(
-    staging: Staging, checkpoint: Checkpoint, blueprint: Blueprint, weight: str, file: str, slots: Mapping[str, layout.Slot]
-) -> WeightJob:
-    tensor = checkpoint.tensors[blueprint.binding.tensors[weight]]
+def _write_weight(
+    staging: Staging, checkpoint: Checkpoint, blueprint: Blueprint, weight: str, threads: int
+) -> TensorReport:
+    pieces, shape, slots = blueprint.binding.weights[weight], blueprint.shapes[weight], blueprint.layout.of(weight)
 
     def read(start: int, stop: int) -> np.ndarray:
-        return checkpoint.read_rows(tensor.name, start, stop)
+        return read_weight(checkpoint, pieces, shape, start, stop)
 
     def write(kind: str, offset: int, array: np.ndarray) -> None:
-        staging.write(file, slots[kind].offset + offset, array)
+        staging.write(slots[kind].file, slots[kind].offset + offset, array)
 
-    return WeightJob(weight, tensor.shape, tensor.nbytes, read, write)
+    job = WeightJob(weight, shape, source_bytes(checkpoint, pieces), read, write)
+    try:
+        importance = _importance(checkpoint, blueprint, weight)
+        return store(job, blueprint.formats[weight], blueprint.method, importance, threads)
+    except ValueError as error:
+        raise WeightMismatch(
+            f"{checkpoint.folder}: {error}: choose another precision or mend the checkpoint"
+        ) from error
 
 
-def _importance(checkpoint: Checkpoint, blueprint: Blueprint, norm: str | None) -> np.ndarray | None:
-    """E[x²] of every input column: γ² where a norm feeds the weight, since a normed row has unit mean square before γ."""
+def _importance(checkpoint: Checkpoint, blueprint: Blueprint, weight: str) -> np.ndarray | None:
+    """Mean square of every input column where a norm feeds the weight: the square of its gain, as rows are normed."""
+    norm = blueprint.family.norm_feeding(blueprint.config).get(weight)
     if norm is None:
         return None
-    gamma = checkpoint.read_rows(blueprint.binding.tensors[norm], 0, checkpoint.tensors[blueprint.binding.tensors[norm]].shape[0])
-    return np.square(gamma)
+    shape = blueprint.shapes[norm]
+    gain = read_weight(checkpoint, blueprint.binding.weights[norm], shape, 0, shape[0])
+    return gain * gain
 
 
-def _require_equal(checkpoint: Checkpoint, copy: str, original: str) -> None:
-    for start, stop in row_slices(checkpoint.tensors[original].shape):
-        if not np.array_equal(checkpoint.read_rows(copy, start, stop), checkpoint.read_rows(original, start, stop)):
+def _require_equal_copies(checkpoint: Checkpoint, blueprint: Blueprint) -> None:
+    """A tensor that config.json ties to another and that is there all the same must hold the same values."""
+    for copy, original in blueprint.binding.copies:
+        shapes = [checkpoint.tensors[name].shape for name in (copy, original)]
+        for start, stop in row_slices(shapes[1]):
+            if shapes[0] == shapes[1] and np.array_equal(
+                checkpoint.read_rows(copy, start, stop), checkpoint.read_rows(original, start, stop)
+            ):
+                continue
             raise WeightMismatch(
-                f"{checkpoint.folder}: config.json ties {copy} to {original}, but their values differ from row {start} on; "
-                "set tie_word_embeddings to false or remove the copy"
+                f"{checkpoint.folder}: config.json ties {copy} to {original}, but they differ in shape or from row "
+                f"{start} on: set tie_word_embeddings to false or remove the copy"
             )
 
 
-def _write_graphs(staging: Staging, blueprint: Blueprint) -> None:
-    """Write the graph files; for a model with several rotary tables also the text graph whose default is the longest."""
+def _write_graphs(staging: Staging, blueprint: Blueprint) -> dict[str, Graph]:
+    """Write the graph files, and one more of each whose rotary tables are several, with the longest as its default."""
+    written: dict[str, Graph] = {}
+
+    def write(name: str, model: ir.Model, parts: Mapping[str, rewrite.Part]) -> None:
+        files = layout.attach(model, parts, blueprint.layout)
+        staging.add_file(f"{name}.onnx", ir.to_proto(model).SerializeToString(deterministic=True))
+        written[name] = Graph(f"{name}.onnx", files)
+
     for part, model in blueprint.graphs.items():
-        layout.attach(model, blueprint.parts[part], blueprint.layouts[part], data_file(part))
-        staging.add_file(f"{part}.onnx", ir.to_proto(model).SerializeToString())
-    if len(blueprint.tables) > 1:
-        shown = point_at_table(blueprint.parts[TEXT], blueprint.tables[-1])
-        layout.attach(blueprint.graphs[TEXT], shown, blueprint.layouts[TEXT], data_file(TEXT))
-        staging.add_file(f"{TEXT_LONG}.onnx", ir.to_proto(blueprint.graphs[TEXT]).SerializeToString())
-
-
-def data_file(part: str) -> str:
-    """Name of the external data of a graph."""
-    return f"{part}.onnx.data"
+        parts = blueprint.parts[part]
+        write(part, model, parts)
+        if len(blueprint.tables) > 1 and not parts.keys().isdisjoint(ROTARY):
+            write(f"{part}{LONG}", model, _point_at_table(parts, blueprint.tables[-1]))
+    return written
 
 
 def _manifest(
-    checkpoint: Checkpoint, source: str, blueprint: Blueprint, options: Options, reports: list[TensorReport]
+    checkpoint: Checkpoint, source: str, blueprint: Blueprint, options: Options, graphs: Mapping[str, Graph],
+    reports: Sequence[TensorReport],
 ) -> Manifest:
-    generation = read_generation(checkpoint.folder)
-    graphs = {part: Graph(f"{part}.onnx", (data_file(part),)) for part in blueprint.graphs}
-    if len(blueprint.tables) > 1:
-        graphs[TEXT_LONG] = Graph(f"{TEXT_LONG}.onnx", (data_file(TEXT),))
-    slots = blueprint.layouts[TEXT].slots
-    rotary = tuple(
-        RotaryTable(table.limit, *(Region(data_file(TEXT), slots[f"{name}.{table.limit}", "values"].offset, table.cos.shape) for name in ROTARY))
-        for table in blueprint.tables
-    )
+    def region(name: str, table: Table) -> Region:
+        slot = blueprint.layout.slots[f"{name}.{table.limit}", "values"]
+        return Region(slot.file, slot.offset, table.cos.shape)
+
+    family, generation = blueprint.family, blueprint.generation
+    rotary = tuple(RotaryTable(table.limit, *(region(name, table) for name in ROTARY)) for table in blueprint.tables)
     return Manifest(
-        family=blueprint.family.NAME, capabilities=blueprint.family.CAPABILITIES, precision=dict.fromkeys(blueprint.graphs, options.precision),
-        preset=options.preset, device=options.device, graphs=graphs, text=blueprint.family.text_model(blueprint.config, rotary),
-        tokens=generation.tokens, sampling=generation.sampling, licence=interop.licence(checkpoint.folder),
-        source=Source(Path(source).name if Path(source).exists() else source, blueprint.family.ARCHITECTURES[0],
-                      hashlib.sha256(checkpoint.config_path.read_bytes()).hexdigest()),
+        family=family.NAME, capabilities=family.CAPABILITIES, precision=dict.fromkeys(graphs, options.precision),
+        preset=options.preset, device=options.device, graphs=dict(graphs),
+        text=family.text_model(blueprint.config, rotary), tokens=generation.tokens, sampling=generation.sampling,
+        licence=interop.licence(checkpoint.folder),
+        source=Source(
+            Path(source).resolve().name if Path(source).exists() else source,
+            read_config(checkpoint.config_path).architecture(),
+            hashlib.sha256(checkpoint.config_path.read_bytes()).hexdigest(),
+        ),
         generator=f"edgephi {version('edgephi')}", files={}, unread_config_keys=blueprint.unread,
         report=tuple(
-            TensorRecord(item.name, item.format, item.bytes_before, item.bytes_after, item.relative_error) for item in reports
+            TensorRecord(item.name, item.format, item.bytes_before, item.bytes_after, item.relative_error)
+            for item in reports
         ),
     )
 
 
 def _staging_key(checkpoint: Checkpoint, blueprint: Blueprint, options: Options) -> str:
     """Two exports with the same key write the same bytes, so that one may go on where the other stopped."""
-    arranged = {part: [(*name, *asdict(slot).values()) for name, slot in item.slots.items()] for part, item in blueprint.layouts.items()}
-    facts = [checkpoint.identity(), asdict(options), arranged, version("edgephi")]
+    arranged = [(*name, *asdict(slot).values()) for name, slot in blueprint.layout.slots.items()]
+    facts = [checkpoint.identity(), asdict(options), arranged, version("edgephi"), np.__version__]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

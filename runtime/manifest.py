@@ -1,7 +1,8 @@
-"""The contract of a bundle folder: dataclasses ↔ edgephi.json, and the check that every file is the one that was exported.
+"""The contract of a bundle folder: dataclasses ↔ edgephi.json, and the check that every file is the exported one.
 
-Boundary: standard library only. Knows names, sizes and hashes of files, never what is inside them. Nothing in a manifest can name a path
-outside its folder, run code or set a session option; unknown keys are refused so that a manifest never means more than it says.
+Boundary: standard library only. Knows names, sizes and hashes of files, never what is inside them. Nothing in a
+manifest can name a path outside its folder, run code or set a session option; unknown keys are refused so that a
+manifest never means more than it says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import stat
 import types
@@ -16,13 +18,16 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from .errors import HashMismatch, ManifestError
+from .errors import EdgePhiError, HashMismatch, ManifestError
 
 MANIFEST_NAME = "edgephi.json"
 SCHEMA_VERSION = 1
 MAXIMUM_BYTES = 8 << 20
+MAXIMUM_DEPTH = 64
+MAXIMUM_INTEGER = 1 << 53  # above it JSON readers of other languages round
+EXPORT_AGAIN = "export the checkpoint again"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,7 +64,10 @@ class RotaryTable:
 
 @dataclass(frozen=True)
 class TextModel:
-    """Shape of the text decoder. `rotary` is ordered by limit; the first table whose limit covers a whole sequence is the right one."""
+    """Shape of the text decoder.
+
+    `rotary` is ordered by limit; the first table whose limit covers a whole sequence is the right one.
+    """
 
     layers: int
     hidden_size: int
@@ -112,7 +120,7 @@ class Source:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """One line of the export report: bytes in the checkpoint and in the bundle, and the relative error of what was stored."""
+    """One line of the export report: bytes in the checkpoint and in the bundle, relative error of what was stored."""
 
     name: str
     format: str
@@ -143,11 +151,15 @@ class Manifest:
     schema: int = field(default=SCHEMA_VERSION)
 
 
+def serialize(manifest: Manifest) -> bytes:
+    """The contents of `edgephi.json`; the same manifest always gives the same bytes."""
+    return (json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `edgephi.json` into `folder`; the same manifest always gives the same bytes."""
+    """Write `edgephi.json` into `folder`."""
     path = folder / MANIFEST_NAME
-    text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(serialize(manifest))
     return path
 
 
@@ -155,8 +167,10 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `edgephi.json`. Raises ManifestError; reads no other file."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        hint = "it holds config.json, so it looks like a checkpoint: run `edgephi export` on it first" if (
-            folder / "config.json").is_file() else "give the folder that `edgephi export` wrote"
+        hint = (
+            "it holds config.json, so it looks like a checkpoint: run `edgephi export` on it first"
+            if (folder / "config.json").is_file() else "give the folder that `edgephi export` wrote"
+        )
         raise ManifestError(f"{folder} is no bundle: there is no {MANIFEST_NAME} in it; {hint}")
     raw = _load_json(path)
     version = raw.get("schema")
@@ -165,13 +179,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: schema is {version!r}, this edgephi reads {SCHEMA_VERSION}; "
             "export the checkpoint again or install the edgephi that wrote it"
         )
-    manifest = _build(Manifest, raw, str(path))
+    manifest = _build_dataclass(Manifest, raw, str(path))
     _check_names(manifest, path)
     return manifest
 
 
 def verify_files(folder: Path, manifest: Manifest, progress: Callable[[int], None] | None = None) -> None:
-    """Hash every file of the bundle. Raises HashMismatch naming the file; `progress` receives the bytes read since its last call."""
+    """Hash every file of the bundle. Raises HashMismatch naming the file.
+
+    `progress` receives the number of bytes read since its last call.
+    """
     check_sizes(folder, manifest)
     for name, record in manifest.files.items():
         digest = hashlib.sha256()
@@ -183,7 +200,7 @@ def verify_files(folder: Path, manifest: Manifest, progress: Callable[[int], Non
         if digest.hexdigest() != record.sha256:
             raise HashMismatch(
                 f"{folder / name}: SHA-256 is {digest.hexdigest()[:16]}…, the manifest says {record.sha256[:16]}…; "
-                "the file was changed or damaged: export the checkpoint again"
+                f"the file was changed or damaged: {EXPORT_AGAIN}"
             )
 
 
@@ -194,53 +211,102 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
         try:
             status = path.lstat()
         except OSError as error:
-            raise HashMismatch(f"{path} is missing ({error.strerror}); export the checkpoint again") from error
+            raise HashMismatch(f"{path} is missing ({error.strerror}): {EXPORT_AGAIN}") from error
         if not stat.S_ISREG(status.st_mode):
-            raise HashMismatch(f"{path} is not a plain file; a bundle holds plain files only: export the checkpoint again")
+            raise HashMismatch(
+                f"{path} is not a plain file; a bundle holds plain files only: {EXPORT_AGAIN}"
+            )
         if status.st_size != record.size:
             raise HashMismatch(
                 f"{path} has {status.st_size} bytes, the manifest says {record.size}; "
-                "the file was cut or replaced: export the checkpoint again"
+                f"the file was cut or replaced: {EXPORT_AGAIN}"
             )
 
 
-def _load_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAXIMUM_BYTES:
-        raise ManifestError(f"{path} has {path.stat().st_size} bytes, at most {MAXIMUM_BYTES} are allowed: it is no manifest of edgephi")
+def parse_object(data: bytes, where: str, error: type[EdgePhiError], advice: str) -> dict[str, Any]:
+    """Parse one JSON object strictly: UTF-8, no duplicate keys, no NaN or infinity, limited depth.
+
+    Raises `error` saying what is wrong at `where`, followed by `advice`.
+    """
+
+    def refuse(found: str) -> NoReturn:
+        raise error(f"{where}: {found}: {advice}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) != len(keys):
-            raise ManifestError(f"{path}: a key is given twice among {sorted(keys)[:5]}; export the checkpoint again")
-        return dict(pairs)
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                refuse(f"the key {printable(key)} is given twice")
+            result[key] = value
+        return result
+
+    def finite(literal: str) -> float:
+        number = float(literal)
+        if not math.isfinite(number):
+            refuse(f"the number {literal[:40]} does not fit a float64")
+        return number
 
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not valid JSON ({error}); export the checkpoint again") from error
+        raw = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_float=finite,
+            parse_constant=lambda literal: refuse(f"{literal} is no number that JSON allows"),
+        )
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{where} is not valid JSON ({problem}): {advice}") from problem
     if not isinstance(raw, dict):
-        raise ManifestError(f"{path} holds a {type(raw).__name__}, not an object; export the checkpoint again")
+        refuse(f"a JSON object is needed, found {type(raw).__name__}")
+    if _deeper_than(raw, MAXIMUM_DEPTH):
+        refuse(f"the JSON is nested deeper than {MAXIMUM_DEPTH} levels")
     return raw
+
+
+def printable(text: object) -> str:
+    """A short form of foreign text that is safe on a terminal: escapes, quotes and at most 80 characters."""
+    shown = ascii(text)
+    return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[-1]}"
+
+
+def _deeper_than(value: object, depth: int) -> bool:
+    level: list[object] = [value]
+    for _ in range(depth):
+        level = [
+            item for container in level if isinstance(container, dict | list)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+    return bool(level)
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > MAXIMUM_BYTES:
+        raise ManifestError(
+            f"{path} has {size} bytes, at most {MAXIMUM_BYTES} are allowed: it is no manifest of edgephi"
+        )
+    return parse_object(path.read_bytes(), str(path), ManifestError, EXPORT_AGAIN)
 
 
 def _check_names(manifest: Manifest, path: Path) -> None:
     for name, record in manifest.files.items():
         if not _FILE_NAME.fullmatch(name) or ".." in name:
             raise ManifestError(
-                f"{path}: file name {name!r} is not allowed; a bundle names files of its own folder only (letters, digits, '_', '-', '.')"
+                f"{path}: file name {printable(name)} is not allowed; a bundle names files of its own folder only "
+                f"(letters, digits, '_', '-', '.'): {EXPORT_AGAIN}"
             )
         if record.size < 0 or not _SHA256.fullmatch(record.sha256):
-            raise ManifestError(f"{path}: size or SHA-256 of {name!r} is malformed; export the checkpoint again")
-    named = {graph.file for graph in manifest.graphs.values()} | {file for graph in manifest.graphs.values() for file in graph.data}
-    named |= {region.file for table in manifest.text.rotary for region in (table.cos, table.sin)}
-    missing = sorted(named - manifest.files.keys())
+            raise ManifestError(f"{path}: size or SHA-256 of {name!r} is malformed: {EXPORT_AGAIN}")
+    regions = [region for table in manifest.text.rotary for region in (table.cos, table.sin)]
+    named = {graph.file for graph in manifest.graphs.values()} | {region.file for region in regions}
+    named |= {file for graph in manifest.graphs.values() for file in graph.data}
+    missing = sorted(printable(name) for name in named - manifest.files.keys())
     if missing:
-        raise ManifestError(f"{path}: {missing} are used but not listed under 'files'; export the checkpoint again")
-    for table in manifest.text.rotary:
-        for region in (table.cos, table.sin):
-            end = region.offset + 4 * _product(region.shape)
-            if region.offset < 0 or min(region.shape) < 0 or end > manifest.files[region.file].size:
-                raise ManifestError(f"{path}: a rotary table ends at byte {end} of {region.file!r}, which is shorter; export again")
+        raise ManifestError(f"{path}: {', '.join(missing)} used but not listed under 'files': {EXPORT_AGAIN}")
+    for region in regions:
+        end = region.offset + 4 * _product(region.shape)
+        if region.offset < 0 or min(region.shape, default=0) < 0 or end > manifest.files[region.file].size:
+            raise ManifestError(
+                f"{path}: a rotary table ends at byte {end} of {region.file!r}, "
+                f"which has {manifest.files[region.file].size}: {EXPORT_AGAIN}"
+            )
 
 
 def _product(shape: tuple[int, ...]) -> int:
@@ -263,16 +329,17 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return tuple(_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int and abs(value) <= MAXIMUM_INTEGER:
         return float(value)
-    if isinstance(kind, type) and origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    # exact types: bool is a subclass of int, yet `true` is no count
+    if origin is None and type(value) is kind and not (kind is int and abs(value) > MAXIMUM_INTEGER):
         return value
-    raise ManifestError(f"{where}: {value!r:.80} is not a {getattr(kind, '__name__', kind)}; export the checkpoint again")
+    raise ManifestError(f"{where}: {printable(value)} is not a {getattr(kind, '__name__', kind)}: {EXPORT_AGAIN}")
 
 
 def _build_dataclass(kind: type[T], value: object, where: str) -> T:
     if not isinstance(value, Mapping):
-        raise ManifestError(f"{where}: {value!r:.80} is not an object; export the checkpoint again")
+        raise ManifestError(f"{where}: {printable(value)} is not an object: {EXPORT_AGAIN}")
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # checked by the caller
     unknown = sorted(value.keys() - fields.keys())
@@ -281,5 +348,5 @@ def _build_dataclass(kind: type[T], value: object, where: str) -> T:
         if name not in value and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     )
     if unknown or missing:
-        raise ManifestError(f"{where}: unknown keys {unknown}, missing keys {missing}; export the checkpoint again")
+        raise ManifestError(f"{where}: unknown keys {printable(unknown)}, missing keys {missing}: {EXPORT_AGAIN}")
     return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})

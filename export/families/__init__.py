@@ -1,13 +1,15 @@
 """ONE FILE PER FAMILY, found by listing this folder; each names the architectures of config.json that it implements.
 
-A family file defines NAME, ARCHITECTURES, CAPABILITIES, Config, TINY, read, rules, build, rotary, text_model and norm_feeding; `Family` states them.
+A family file defines what `Family` states, and its own Config.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
 
 import onnx_ir as ir
 
@@ -19,12 +21,25 @@ from ..layers.rope import Table
 from ..weights import Rule
 
 
+@dataclass(frozen=True)
+class PartPlan:
+    """How one graph of a family is stored.
+
+    `data`: stem of the data file that gets the weights which no earlier graph declared; graphs may share one.
+    `products`: what the precision takes those weights for where they are matrix products and neither head nor table.
+    """
+
+    data: str
+    products: Literal["linear", "encoder", "lora"]
+
+
 class Family(Protocol):
-    """What every file of this folder provides."""
+    """What every file of this folder provides. `PARTS` has a plan for every graph that `build` may return."""
 
     NAME: str
     ARCHITECTURES: tuple[str, ...]
     CAPABILITIES: tuple[str, ...]
+    PARTS: Mapping[str, PartPlan]
     TINY: Any
 
     def read(self, raw: ConfigReader) -> Any:
@@ -34,7 +49,10 @@ class Family(Protocol):
         """How the tensors of a checkpoint become weights of the graphs."""
 
     def build(self, config: Any, provider: Provider) -> dict[str, ir.Model]:
-        """The graphs of the family by part (text, vision, ...), weights declared but without data."""
+        """The graphs of the family by part (text, vision, ...), weights declared but without data.
+
+        Graphs that declare a weight of the same name and shape share its bytes; the first one decides where they lie.
+        """
 
     def rotary(self, config: Any) -> tuple[Table, ...]:
         """Rotary tables of the text decoder, ordered by limit."""
@@ -44,6 +62,11 @@ class Family(Protocol):
 
     def norm_feeding(self, config: Any) -> dict[str, str]:
         """For linear weights fed by a norm: name of the linear weight → name of the norm weight."""
+
+
+def data_file(stem: str) -> str:
+    """Name of a file of external data."""
+    return f"{stem}.onnx.data"
 
 
 def names() -> tuple[str, ...]:
@@ -57,7 +80,10 @@ def find(name: str) -> Family:
 
 
 def for_architecture(architecture: str) -> Family:
-    """The family that implements an entry of config.json's `architectures`. Raises UnsupportedModel naming those that exist."""
+    """The family that implements an entry of config.json's `architectures`.
+
+    Raises UnsupportedModel naming those that exist.
+    """
     known: dict[str, str] = {entry: name for name in names() for entry in find(name).ARCHITECTURES}
     if architecture not in known:
         raise UnsupportedModel(

@@ -1,7 +1,8 @@
 """Phi3ForCausalLM: Phi-4-mini(-reasoning), Phi-4, Phi-4-reasoning(-plus), Phi-3.5-mini, Phi-3-mini.
 
-One decoder for all of them: RMSNorm, fused qkv, rotary embedding of the whole head or a part of it (plain or LongRoPE), grouped-query
-attention, optionally within a sliding window, and a gated silu feed-forward part; the LM head may be the embedding. No biases anywhere.
+One decoder for all of them: RMSNorm, fused qkv, rotary embedding of the whole head or a part of it (plain or LongRoPE),
+grouped-query attention, optionally within a sliding window, and a gated silu feed-forward part; the LM head may be the
+embedding. No biases anywhere.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from ..layers.attention import AttentionShape
 from ..layers.decoder import DecoderShape, text_graph
 from ..layers.rope import Rope, Table, read_rope, tables
 from ..weights import Rename, Rule, Tie
+from . import PartPlan
 
 NAME = "phi3"
 ARCHITECTURES = ("Phi3ForCausalLM",)
 CAPABILITIES = ("text",)
+PARTS = {"text": PartPlan("text", "linear")}
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 LAYER = "model.layers.{layer}."
 
 _WITHOUT_EFFECT = (
-    "_name_or_path", "architectures", "auto_map", "attention_dropout", "embd_pdrop", "resid_pdrop", "initializer_range", "torch_dtype", "dtype",
-    "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id",
+    "_name_or_path", "architectures", "auto_map", "attention_dropout", "embd_pdrop", "resid_pdrop", "initializer_range",
+    "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id",
 )
 
 
@@ -56,8 +59,8 @@ class Config:
 
 
 TINY = Config(
-    vocabulary=320, hidden=64, intermediate=96, layers=2, heads=4, kv_heads=2, head_dim=16, norm_epsilon=1e-5, sliding_window=None, tied=True,
-    rope=Rope(10000.0, 12, 256, 64, (1.0,) * 6, (1.0, 1.5, 2.0, 4.0, 8.0, 16.0), 1.1),
+    vocabulary=320, hidden=64, intermediate=96, layers=2, heads=4, kv_heads=2, head_dim=16, norm_epsilon=1e-5,
+    sliding_window=None, tied=True, rope=Rope(10000.0, 12, 256, 64, (1.0,) * 6, (1.0, 1.5, 2.0, 4.0, 8.0, 16.0), 1.1),
 )
 
 
@@ -75,8 +78,9 @@ def read(raw: ConfigReader) -> Config:
     kv_heads = raw.optional("num_key_value_heads", int, None) or heads
     if head_dim * heads != hidden or heads % kv_heads:
         raise ConfigMismatch(
-            f"{raw.path}: {heads} heads of {head_dim} over {kv_heads} key/value heads do not divide a hidden size of {hidden}; "
-            "heads × head_dim must be the hidden size and key/value heads must divide heads: check the checkpoint"
+            f"{raw.path}: {heads} heads of {head_dim} over {kv_heads} key/value heads do not divide a hidden size of "
+            f"{hidden}; heads × head_dim must be the hidden size and key/value heads must divide heads: "
+            "check the checkpoint"
         )
     rope = read_rope(raw, head_dim)
     window = raw.optional("sliding_window", int, None)
@@ -93,7 +97,8 @@ def read(raw: ConfigReader) -> Config:
 def rules(config: Config) -> tuple[Rule, ...]:
     """Published names are the names of the weights; only the head of a tied checkpoint may be stored twice."""
     per_layer = (
-        "input_layernorm", "self_attn.qkv_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_up_proj", "mlp.down_proj",
+        "input_layernorm", "self_attn.qkv_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_up_proj",
+        "mlp.down_proj",
     )
     layered = tuple(Rename(f"{LAYER}{name}.weight", f"{LAYER}{name}.weight", config.layers) for name in per_layer)
     head: Rule = Tie(HEAD, EMBEDDING) if config.tied else Rename(HEAD, HEAD)
@@ -105,9 +110,11 @@ def build(config: Config, provider: Provider) -> dict[str, ir.Model]:
     attention = AttentionShape(config.hidden, config.heads, config.kv_heads, config.head_dim, config.sliding_window)
     shape = DecoderShape(
         layers=config.layers, attention=attention, intermediate=config.intermediate, vocabulary=config.vocabulary,
-        norm_epsilon=config.norm_epsilon, rope=config.rope, embedding=EMBEDDING, head=EMBEDDING if config.tied else HEAD,
+        norm_epsilon=config.norm_epsilon, rope=config.rope, embedding=EMBEDDING,
+        head=EMBEDDING if config.tied else HEAD,
     )
-    return {"text": text_graph(shape, ir.DataType[{"float32": "FLOAT", "float16": "FLOAT16"}[provider.activation_dtype]])}
+    activations = ir.DataType[{"float32": "FLOAT", "float16": "FLOAT16"}[provider.activation_dtype]]
+    return {"text": text_graph(shape, activations)}
 
 
 def norm_feeding(config: Config) -> dict[str, str]:
@@ -128,6 +135,7 @@ def rotary(config: Config) -> tuple[Table, ...]:
 def text_model(config: Config, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
     """The decoder's shape as the manifest states it."""
     return TextModel(
-        layers=config.layers, hidden_size=config.hidden, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim,
-        vocab_size=config.vocabulary, context_length=config.context_length, sliding_window=config.sliding_window, rotary=rotary_tables,
+        layers=config.layers, hidden_size=config.hidden, heads=config.heads, kv_heads=config.kv_heads,
+        head_dim=config.head_dim, vocab_size=config.vocabulary, context_length=config.context_length,
+        sliding_window=config.sliding_window, rotary=rotary_tables,
     )

@@ -1,0 +1,71 @@
+"""A source given by the user → a local checkpoint folder; a hub id is downloaded, once, with resume.
+
+Boundary: the only file of export that may use the network, and only when the source is a hub id.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..runtime.errors import CheckpointError, MissingDependency
+from ..runtime.manifest import printable
+
+# what an export reads; remote code (*.py) and copies in other formats are never fetched
+FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "preprocessor_config.json", "processor_config.json", "LICENSE*", "README.md",
+)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,95}/[A-Za-z0-9][A-Za-z0-9._\-]{0,95}")
+
+
+def resolve(source: str) -> Path:
+    """The folder of a checkpoint. Raises CheckpointError for what is no folder and no hub id that can be fetched."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{source} is a file: give the folder that holds config.json and *.safetensors")
+    if not _HUB_ID.fullmatch(source):
+        raise CheckpointError(
+            f"{printable(source)} is no folder here and no hub id: "
+            "give a checkpoint folder, or an id such as microsoft/Phi-4-mini-instruct"
+        )
+    return _download(source)
+
+
+def _download(hub_id: str) -> Path:
+    """The newest revision, from the hub or from its cache; what an earlier, interrupted call fetched is kept."""
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError as error:
+        raise MissingDependency(
+            f"{hub_id} must be fetched, which needs huggingface_hub: run `pip install 'edgephi[export]'`"
+        ) from error
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{hub_id} is gated: accept its terms on the hub, run `hf auth login`, then export again"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no model {hub_id}, or it is private: check the spelling, or run `hf auth login`"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{hub_id} is not in the hub's cache on this machine and the hub cannot be reached ({error.__cause__}): "
+            "go online once, or give a local checkpoint folder"
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{hub_id} could not be fetched ({_first_line(error)}): "
+            "run the same command again, it goes on where it stopped"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

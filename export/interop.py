@@ -1,0 +1,183 @@
+"""What other programs need in a bundle folder: tokenizer files, genai_config.json, config.json, the licence.
+
+Boundary: files and settings; graphs are made elsewhere. The tokenizer is copied byte for byte. Contracts: for
+onnxruntime-genai its model folder (a strict parser: an unknown key is refused), for optimum's ORTModelForCausalLM
+config.json and the graph inputs of transformers' own ONNX export.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import CheckpointError
+from ..runtime.manifest import Manifest, parse_object
+from .bundle import Staging
+from .config import CONFIG_NAME, GENERATION_NAME
+
+TOKENIZER_NAME = "tokenizer.json"
+REFETCH = "fetch the checkpoint again"
+REQUIRED = (TOKENIZER_NAME, "tokenizer_config.json")
+OPTIONAL = (
+    "chat_template.jinja", "special_tokens_map.json", "added_tokens.json", GENERATION_NAME, "LICENSE", "LICENSE.txt",
+)
+MAXIMUM_FILE = 64 << 20
+TURN_ENDS = ("<|end|>", "<|im_end|>")  # of the chat formats of Phi-3 and Phi-4
+
+# genai allocates and touches the whole key/value cache of max_length up front: 1 GiB at 4096 for Phi-4-mini
+GENAI_MAX_LENGTH = 4096
+# "phi3" makes genai prefill everything again at token 4097, whether or not the model switches its rotary table there
+GENAI_TYPE = "llama"
+
+_LICENCE_LINE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.\-+]{1,64})['\"]?\s*$", re.MULTILINE)
+# of config.json, but of no use without the code or the weights beside it
+_NOT_KEPT = ("auto_map", "quantization_config", "torch_dtype", "dtype")
+
+
+def require_tokenizer(folder: Path, vocabulary: int) -> None:
+    """Check that the tokenizer is there and fits a model of `vocabulary` rows. Raises CheckpointError."""
+    missing = [name for name in REQUIRED if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {' and '.join(missing)} missing, and a bundle without it cannot read text: "
+            "fetch the whole checkpoint, or save its fast tokenizer into that folder"
+        )
+    for name in (*REQUIRED, *OPTIONAL):
+        path = folder / name
+        if path.is_file() and path.stat().st_size > MAXIMUM_FILE:
+            raise CheckpointError(f"{path} has more than the {MAXIMUM_FILE} bytes that are allowed: {REFETCH}")
+        if path.is_file() and name.endswith(".json") and name != TOKENIZER_NAME:
+            _parse(path)
+    path = folder / TOKENIZER_NAME
+    parsed = _parse(path)
+    vocab = parsed["model"].get("vocab") if isinstance(parsed.get("model"), dict) else None
+    ids = [value for value in vocab.values() if isinstance(value, int)] if isinstance(vocab, dict) else []
+    ids += [number for number, _ in _added_tokens(parsed)]
+    if not ids:
+        raise CheckpointError(f"{path} holds no vocabulary: {REFETCH}")
+    if max(ids) >= vocabulary:
+        raise CheckpointError(
+            f"{path} has token ids up to {max(ids)}, config.json has a vocabulary of {vocabulary}: "
+            "use the tokenizer that belongs to the checkpoint"
+        )
+
+
+def copy_tokenizer(folder: Path, staging: Staging) -> None:
+    """Copy the tokenizer, chat template, generation settings and licence of a checked checkpoint, byte for byte."""
+    for name in (*REQUIRED, *OPTIONAL):
+        if (folder / name).is_file():
+            staging.add_file(name, (folder / name).read_bytes())
+
+
+def turn_ends(folder: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end a turn in the chat formats of this family, for a checkpoint that does not say."""
+    return tuple(number for number, content in _added_tokens(_parse(folder / TOKENIZER_NAME)) if content in TURN_ENDS)
+
+
+def plain_config(folder: Path) -> bytes:
+    """config.json without what names code or the stored dtype: enough for transformers and optimum."""
+    values = _parse(folder / CONFIG_NAME)
+    return _json({key: value for key, value in values.items() if not key.startswith("_") and key not in _NOT_KEPT})
+
+
+def genai_config(manifest: Manifest) -> bytes:
+    """genai_config.json for the graph `text`.
+
+    Its context is the limit of that graph's rotary table, so whatever fits is right. A LongRoPE bundle holds
+    `text-long.onnx` for conversations beyond it; an application selects it with the overlay of `long_overlay`.
+    """
+    text, sampling = manifest.text, manifest.sampling
+    context = text.rotary[0].limit
+    decoder: dict[str, Any] = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": manifest.graphs["text"].file,
+        "head_size": text.head_dim,
+        "hidden_size": text.hidden_size,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": text.heads,
+        "num_hidden_layers": text.layers,
+        "num_key_value_heads": text.kv_heads,
+    }
+    tokens = manifest.tokens
+    model: dict[str, Any] = {
+        "context_length": context,
+        "decoder": decoder,
+        "eos_token_id": list(tokens.eos),
+        "pad_token_id": tokens.eos[0] if tokens.pad is None else tokens.pad,
+        "type": GENAI_TYPE,
+        "vocab_size": text.vocab_size,
+    }
+    if tokens.bos is not None:
+        model["bos_token_id"] = tokens.bos
+    search = {
+        "do_sample": bool(sampling.do_sample),
+        "max_length": min(context, GENAI_MAX_LENGTH),
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty,
+        "temperature": 1.0 if sampling.temperature is None else sampling.temperature,
+        "top_k": 50 if sampling.top_k is None else sampling.top_k,
+        "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
+    }
+    return _json({"model": model, "search": search})
+
+
+def long_overlay(manifest: Manifest, max_length: int) -> bytes | None:
+    """The genai overlay that reads a LongRoPE bundle with its long table, right for sequences beyond the short one.
+
+    None for a bundle with one table. `max_length` is the tokens to allocate the key/value cache for.
+    """
+    long = manifest.graphs.get("text-long")
+    if long is None:
+        return None
+    model = {"context_length": manifest.text.context_length, "decoder": {"filename": long.file}}
+    return _json({"model": model, "search": {"max_length": max_length}})
+
+
+def licence(folder: Path) -> str:
+    """The licence that the checkpoint states (model card or licence file), 'unknown' where it states none."""
+    card = folder / "README.md"
+    if card.is_file():
+        head = card.read_text(encoding="utf-8", errors="replace")[:MAXIMUM_FILE].split("\n---", 2)[0]
+        found = _LICENCE_LINE.search(head)
+        if found:
+            return found.group(1)
+    for name in ("LICENSE", "LICENSE.txt"):
+        path = folder / name
+        if path.is_file():
+            lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+            first = next((line for line in lines if line), "")
+            return "mit" if first.casefold() == "mit license" else first[:80] or "unknown"
+    return "unknown"
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    return parse_object(path.read_bytes(), str(path), CheckpointError, REFETCH)
+
+
+def _added_tokens(parsed: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Id and text of every added token of a tokenizer.json."""
+    tokens = parsed.get("added_tokens")
+    return [
+        (token["id"], token["content"]) for token in (tokens if isinstance(tokens, list) else ())
+        if isinstance(token, dict) and isinstance(token.get("id"), int) and isinstance(token.get("content"), str)
+    ]
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
