@@ -18,7 +18,7 @@ class Method(Protocol):
     """What every file of this folder provides."""
 
     def quantize(self, weight: np.ndarray, fmt: BlockFormat, importance: np.ndarray | None) -> QuantizedTensor:
-        """Rows (n, k) float32 in blocks; `importance` (k,) float32 weighs the error of each input, None weighs all alike.
+        """Rows (n, k) float32 in blocks; `importance` (k,) float32 weighs the error of each input, None all alike.
 
         Raises ValueError for values that are not finite or too large for the format.
         """
