@@ -21,7 +21,7 @@ from .linear import biased_linear, linear
 from .norm import layer_norm
 from .projector import projector
 from .relative_bias import relative_bias
-from .subsampling import SubsamplingShape, normalize, subsample
+from .subsampling import SubsamplingShape, normalize
 
 AUDIO_CONTEXT = "audio_context"
 
@@ -70,25 +70,25 @@ def speech_graph(shape: ConformerShape) -> ir.Model:
     graph = GraphBuilder("speech")
     inputs = speech_inputs(graph, shape.mel_bins)
     context = graph.overridable(graph.constant(AUDIO_CONTEXT, np.array([0], np.int64)), (1,))
+    frames = normalize(graph, inputs.frames, shape.mel_bins)
+    cuts = pieces.plan_cuts(graph, inputs.mask, context, shape.subsampling, shape.piece)
     subsampling = SubsamplingShape(shape.mel_bins, shape.channels, shape.subsampling, shape.hidden)
-    sequences = subsample(graph, normalize(graph, inputs.frames, shape.mel_bins), inputs.mask, subsampling)
-    sequences = pieces.drop_context(graph, sequences, context, shape.subsampling)
-    folded = pieces.cut(graph, sequences, context, shape.piece, shape.hidden)
-    bias = relative_bias(graph, "speech.relative_bias", folded.length, shape.bias_distance, shape.heads)
-    attended, x = _Attended(folded.attended, bias), folded.x
+    x = pieces.subsample_pieces(graph, frames, inputs.mask, cuts, subsampling)
+    bias = relative_bias(graph, "speech.relative_bias", cuts.length, shape.bias_distance, shape.heads)
+    attended = _Attended(pieces.attended(graph, cuts), bias)
     for layer in range(shape.layers):
         x = _block(graph, x, f"speech.layers.{layer}", shape, attended)
-    rows = pieces.select(graph, x, folded, inputs.sizes, shape.hidden)
+    rows = pieces.select(graph, x, cuts, inputs.sizes, shape.hidden)
     speech_output(graph, _projected(graph, rows, inputs.mode, shape), shape.output)
     return graph.model()
 
 
 def _block(graph: GraphBuilder, x: ir.Value, prefix: str, shape: ConformerShape, attended: _Attended) -> ir.Value:
     """x (pieces, length, hidden) → the same shape."""
-    x = _add(graph, x, _half_feed_forward(graph, x, f"{prefix}.feed_forward_in", shape), f"{prefix}.after_in")
-    x = _add(graph, x, _attention(graph, x, f"{prefix}.attention", shape, attended), f"{prefix}.after_attention")
-    x = _add(graph, x, _convolution(graph, x, f"{prefix}.conv", shape), f"{prefix}.after_conv")
-    x = _add(graph, x, _half_feed_forward(graph, x, f"{prefix}.feed_forward_out", shape), f"{prefix}.after_out")
+    x = graph.apply("Add", (x, _half_feed_forward(graph, x, f"{prefix}.feed_forward_in", shape)), f"{prefix}.entered")
+    x = graph.apply("Add", (x, _attention(graph, x, f"{prefix}.attention", shape, attended)), f"{prefix}.attended")
+    x = graph.apply("Add", (x, _convolution(graph, x, f"{prefix}.conv", shape)), f"{prefix}.convolved")
+    x = graph.apply("Add", (x, _half_feed_forward(graph, x, f"{prefix}.feed_forward_out", shape)), f"{prefix}.left")
     return layer_norm(graph, x, f"{prefix}.norm", shape.hidden, shape.norm_epsilon)
 
 
@@ -99,8 +99,7 @@ def _half_feed_forward(graph: GraphBuilder, x: ir.Value, prefix: str, shape: Con
     gated = _gated(graph, raised, prefix)
     lowered = biased_linear(graph, gated, f"{prefix}.down_proj", shape.hidden, shape.intermediate)
     half = graph.constant(f"{prefix}.half", np.array(0.5, np.float32))
-    (halved,) = graph.node("Mul", (lowered, half), f"{prefix}.halved")
-    return halved
+    return graph.apply("Mul", (lowered, half), f"{prefix}.halved")
 
 
 def _attention(
@@ -124,16 +123,13 @@ def _convolution(graph: GraphBuilder, x: ir.Value, prefix: str, shape: Conformer
     width = shape.hidden
     normed = layer_norm(graph, x, f"{prefix}.norm", width, shape.norm_epsilon)
     product = linear(graph, normed, f"{prefix}.glu_proj.weight", 2 * width, width)
-    (shifted,) = graph.node("Add", (product, _glu_bias(graph, prefix, width)), f"{prefix}.shifted")
-    gated = _gated(graph, shifted, prefix)
-    (by_channel,) = graph.node("Transpose", (gated,), f"{prefix}.by_channel", attributes={"perm": [0, 2, 1]})
+    shifted = graph.apply("Add", (product, _glu_bias(graph, prefix, width)), f"{prefix}.shifted")
+    by_channel = graph.apply("Transpose", (_gated(graph, shifted, prefix),), f"{prefix}.by_channel", perm=[0, 2, 1])
     kernel = graph.weight(f"{prefix}.depthwise.weight", (width, 1, shape.kernel))
     bias = graph.weight(f"{prefix}.depthwise.bias", (width,))
-    (causal,) = graph.node(
-        "Conv", (by_channel, kernel, bias), f"{prefix}.causal",
-        attributes={"group": width, "pads": [shape.kernel - 1, 0]},
-    )
-    (by_step,) = graph.node("Transpose", (causal,), f"{prefix}.by_step", attributes={"perm": [0, 2, 1]})
+    pads = [shape.kernel - 1, 0]
+    causal = graph.apply("Conv", (by_channel, kernel, bias), f"{prefix}.causal", group=width, pads=pads)
+    by_step = graph.apply("Transpose", (causal,), f"{prefix}.by_step", perm=[0, 2, 1])
     mixed = biased_linear(graph, by_step, f"{prefix}.pointwise", width, width)
     return biased_linear(graph, _swish(graph, mixed, f"{prefix}.swish"), f"{prefix}.out_proj", width, width)
 
@@ -141,18 +137,15 @@ def _convolution(graph: GraphBuilder, x: ir.Value, prefix: str, shape: Conformer
 def _glu_bias(graph: GraphBuilder, prefix: str, width: int) -> ir.Value:
     """The projection's bias and the gate's own two, as one (2 · hidden,) vector that is summed when the graph loads."""
     shifts = [graph.weight(f"{prefix}.glu_shift.{part}", (1, width, 1)) for part in ("value", "gate")]
-    (joined,) = graph.node("Concat", shifts, f"{prefix}.glu_shift", attributes={"axis": 1})
-    everything = graph.constant(f"{prefix}.glu_shift.shape", np.array([-1], np.int64))
-    (flat,) = graph.node("Reshape", (joined, everything), f"{prefix}.glu_shift.flat")
-    (total,) = graph.node("Add", (flat, graph.weight(f"{prefix}.glu_proj.bias", (2 * width,))), f"{prefix}.glu_bias")
-    return total
+    joined = graph.apply("Concat", shifts, f"{prefix}.glu_shift", axis=1)
+    flat = graph.apply("Reshape", (joined, [-1]), f"{prefix}.glu_shift.flat")
+    return graph.apply("Add", (flat, graph.weight(f"{prefix}.glu_proj.bias", (2 * width,))), f"{prefix}.glu_bias")
 
 
 def _gated(graph: GraphBuilder, x: ir.Value, prefix: str) -> ir.Value:
     """(..., value | gate) → value · swish(gate)."""
     value, gate = graph.node("Split", (x,), f"{prefix}.split", outputs=2, attributes={"axis": -1, "num_outputs": 2})
-    (gated,) = graph.node("Mul", (value, _swish(graph, gate, f"{prefix}.gate")), f"{prefix}.gated")
-    return gated
+    return graph.apply("Mul", (value, _swish(graph, gate, f"{prefix}.gate")), f"{prefix}.gated")
 
 
 def _swish(graph: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
@@ -160,15 +153,9 @@ def _swish(graph: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
     return activated
 
 
-def _add(graph: GraphBuilder, x: ir.Value, y: ir.Value, name: str) -> ir.Value:
-    (total,) = graph.node("Add", (x, y), name)
-    return total
-
-
 def _projected(graph: GraphBuilder, rows: ir.Value, mode: ir.Value, shape: ConformerShape) -> ir.Value:
     """rows (tokens, hidden) → (tokens, output) through the projector that `mode` names; the other is not computed."""
-    vision_mode = graph.constant("speech.projector.vision_mode", np.array([MODE_VISION_SPEECH], np.int64))
-    (with_images,) = graph.node("Equal", (mode, vision_mode), "speech.projector.with_images")
+    with_images = graph.apply("Equal", (mode, [MODE_VISION_SPEECH]), "speech.projector.with_images")
     vision, speech = (
         partial(projector, graph, rows, f"speech.projector.{name}", shape.hidden, shape.output)
         for name in ("vision", "speech")

@@ -1,8 +1,9 @@
-"""Long sequences as a batch of pieces: an encoder that was trained on at most `piece` steps sees no more at once.
+"""Recordings as a batch of pieces: an encoder that was trained on at most `piece` steps sees no more at once.
 
-A sequence of at most one piece stays as it is. A longer one is cut from its start; its last piece is filled up with
-zero steps, which its attention sees, as in the published model and in transformers. Sequences of one batch do not see
-the padding between them: each gives what it gives alone.
+A clip of at most one piece stays as it is. A longer one is cut from its start; its last piece is filled up with zero
+steps, which its attention sees, as in the published model and in transformers. Clips of one batch do not see the
+padding between them: each gives what it gives alone. Pieces are subsampled one after another, because convolutions
+over a piece of 40 seconds take a gigabyte.
 """
 
 from __future__ import annotations
@@ -13,101 +14,108 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import GraphBuilder
-from .subsampling import Subsampled
+from .arithmetic import Term
+from .subsampling import SubsamplingShape, subsample
 
 PREFIX = "speech.pieces"
+TIME = 1  # axis of frames and steps
+END = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Pieces of all sequences, in order, and what puts their results back.
+class Cuts:
+    """Where clips are cut: int64 scalars that hold for the longest clip, and `limits` (audios,).
 
-    `x` float (pieces, length, hidden); `attended` int32 (pieces, length), 1 where attention may look; `length` int64
-    scalar; `positions` int64 (padded,) of the longest sequence after it was filled up; `steps` int64 (1,) before.
+    Its `steps` are filled up to `padded`, `count` pieces of `length`. `limits` counts for each clip the steps that
+    attention may look at. `front` and `back` frames are added so that there is a whole number of pieces and one step
+    before them.
     """
 
-    x: ir.Value
-    attended: ir.Value
-    length: ir.Value
-    positions: ir.Value
-    steps: ir.Value
+    steps: Term
+    padded: Term
+    count: Term
+    length: Term
+    limits: Term
+    front: Term
+    back: Term
 
 
-def drop_context(graph: GraphBuilder, subsampled: Subsampled, context: ir.Value, factor: int) -> Subsampled:
-    """Without the leading steps that stand for `context` int64 (1,) frames, a multiple of `factor`."""
-    divisor, end, axis = (
-        _integers(graph, f"context_{name}", value)
-        for name, value in (("divisor", factor), ("end", np.iinfo(np.int64).max), ("axis", 1))
+def plan_cuts(graph: GraphBuilder, mask: ir.Value, context: ir.Value, factor: int, piece: int) -> Cuts:
+    """mask bool (audios, frames), true for a clip's own frames; context int64 (1,), leading frames of a piece before.
+
+    Clips with context go on from earlier pieces, so that even a short one is filled up.
+    """
+    before = Term(graph, context, PREFIX).take(0, axis=0)
+    continued = before >= 1
+
+    def filled(steps: Term) -> Term:
+        return ((steps >= piece + 1) | continued).where((steps + (piece - 1)) // piece * piece, steps)
+
+    frames = Term(graph, graph.apply("Shape", (mask,), f"{PREFIX}.shape"), PREFIX).take(TIME, axis=0) - before
+    lengths = Term(graph, mask, PREFIX).number().sum(TIME) - before
+    steps = ((frames + (factor - 1)) // factor).at_least(1)
+    padded = filled(steps)
+    length = padded.apply("Min", piece)
+    return Cuts(
+        steps=steps, padded=padded, count=padded // length, length=length,
+        limits=filled((lengths + (factor - 1)) // factor), front=before * -1 + factor, back=padded * factor - frames,
     )
-    (start,) = graph.node("Div", (context, divisor), f"{PREFIX}.context_steps")
-    (vectors,) = graph.node("Slice", (subsampled.vectors, start, end, axis), f"{PREFIX}.vectors")
-    (valid,) = graph.node("Slice", (subsampled.valid, start, end, axis), f"{PREFIX}.valid")
-    return Subsampled(vectors, valid)
 
 
-def cut(graph: GraphBuilder, sequences: Subsampled, context: ir.Value, piece: int, hidden: int) -> Pieces:
-    """Cut vectors (sequences, steps, hidden) into pieces of `piece` steps, or leave them whole where none is longer.
-
-    `context` int64 (1,) above 0 says that the sequences go on from earlier pieces: then a short one is filled up too.
-    """
-    zero, one, whole = (_integers(graph, name, value) for name, value in (("zero", 0), ("one", 1), ("whole", piece)))
-    (continued,) = graph.node("Greater", (context, zero), f"{PREFIX}.continued")
-    (steps,) = graph.node("Shape", (sequences.valid,), f"{PREFIX}.steps", attributes={"start": 1, "end": 2})
-    padded = _filled_up(graph, steps, continued, whole, piece, f"{PREFIX}.padded")
-    (length,) = graph.node("Min", (padded, whole), f"{PREFIX}.length")
-
-    (missing,) = graph.node("Sub", (padded, steps), f"{PREFIX}.missing")
-    (pads,) = graph.node("Concat", (zero, missing), f"{PREFIX}.pads", attributes={"axis": 0})
-    (filled,) = graph.node("Pad", (sequences.vectors, pads, None, one), f"{PREFIX}.filled")
-    rest, width = _integers(graph, "rest", -1), _integers(graph, "width", hidden)
-    (folded_shape,) = graph.node("Concat", (rest, length, width), f"{PREFIX}.folded_shape", attributes={"axis": 0})
-    (x,) = graph.node("Reshape", (filled, folded_shape), f"{PREFIX}.folded")
-
-    (lengths,) = graph.node("ReduceSum", (sequences.valid, one), f"{PREFIX}.lengths", attributes={"keepdims": 1})
-    (counts,) = graph.node("Cast", (lengths,), f"{PREFIX}.counts", attributes={"to": int(ir.DataType.INT64)})
-    limits = _filled_up(graph, counts, continued, whole, piece, f"{PREFIX}.limits")
-    (positions,) = graph.node("Range", _scalars(graph, zero, padded, one), f"{PREFIX}.positions")
-    (seen,) = graph.node("Less", (positions, limits), f"{PREFIX}.seen")
-    (attended,) = graph.node("Cast", (seen,), f"{PREFIX}.attended", attributes={"to": int(ir.DataType.INT32)})
-    (mask_shape,) = graph.node("Concat", (rest, length), f"{PREFIX}.mask_shape", attributes={"axis": 0})
-    (mask,) = graph.node("Reshape", (attended, mask_shape), f"{PREFIX}.mask")
-    (scalar_length,) = _scalars(graph, length)
-    return Pieces(x, mask, scalar_length, positions, steps)
-
-
-def select(graph: GraphBuilder, x: ir.Value, pieces: Pieces, sizes: ir.Value, hidden: int) -> ir.Value:
-    """x float (pieces, length, hidden) → float (rows, hidden): the first `sizes`[i] steps of each sequence i.
-
-    `sizes` int64 (sequences,). A size above the steps of the longest sequence counts as these.
-    """
-    flat_shape = graph.constant(f"{PREFIX}.flat_shape", np.array([-1, hidden], np.int64))
-    (flat,) = graph.node("Reshape", (x, flat_shape), f"{PREFIX}.flat")
-    (bounded,) = graph.node("Min", (sizes, pieces.steps), f"{PREFIX}.bounded_sizes")
-    (column,) = graph.node("Unsqueeze", (bounded, _integers(graph, "size_axis", 1)), f"{PREFIX}.size_column")
-    (wanted,) = graph.node("Less", (pieces.positions, column), f"{PREFIX}.wanted")
-    (condition,) = graph.node("Reshape", (wanted, _integers(graph, "all", -1)), f"{PREFIX}.wanted_rows")
-    (rows,) = graph.node("Compress", (flat, condition), f"{PREFIX}.rows", attributes={"axis": 0})
-    return rows
-
-
-def _filled_up(
-    graph: GraphBuilder, steps: ir.Value, continued: ir.Value, whole: ir.Value, piece: int, name: str
+def subsample_pieces(
+    graph: GraphBuilder, frames: ir.Value, mask: ir.Value, cuts: Cuts, shape: SubsamplingShape
 ) -> ir.Value:
-    """`steps` rounded up to whole pieces where they are more than one piece or go on from an earlier one."""
-    below = graph.constant(f"{name}.below", np.array([piece - 1], np.int64))
-    (raised,) = graph.node("Add", (steps, below), f"{name}.raised")
-    (count,) = graph.node("Div", (raised, whole), f"{name}.count")
-    (rounded,) = graph.node("Mul", (count, whole), f"{name}.rounded")
-    (longer,) = graph.node("Greater", (steps, whole), f"{name}.longer")
-    (filled,) = graph.node("Or", (longer, continued), f"{name}.is_filled")
-    (chosen,) = graph.node("Where", (filled, rounded, steps), name)
-    return chosen
+    """frames float (audios, frames, mel_bins), mask bool (audios, frames) → float (pieces, length, hidden).
+
+    Pieces come clip by clip. The convolutions of a step reach back over less than `factor` frames. So each piece is
+    subsampled together with the `factor` frames before it and then loses their step; before the first piece these are
+    the context or nobody's.
+    """
+    valid = graph.apply("Cast", (mask,), f"{PREFIX}.mask", to=int(ir.DataType.FLOAT))
+    pads = cuts.front.expand(0).joined(cuts.back.expand(0), axis=0).value
+    axis = graph.constant(f"{PREFIX}.padded_axis", np.array([TIME], np.int64))
+    padded = [
+        graph.node("Pad", (values, pads, None, axis), f"{PREFIX}.{name}")[0]
+        for name, values in (("padded_frames", frames), ("padded_mask", valid))
+    ]
+    stride = cuts.length * shape.factor
+
+    def piece(index: ir.Value) -> ir.Value:
+        start = Term(graph, index, f"{PREFIX}.window") * stride
+        bounds = start.expand(0).value, (start + stride + shape.factor).expand(0).value
+        window = [
+            graph.apply("Slice", (values, *bounds, [TIME]), f"{PREFIX}.window_{name}")
+            for name, values in zip(("frames", "mask"), padded, strict=True)
+        ]
+        vectors = subsample(graph, window[0], window[1], shape)
+        return graph.apply("Slice", (vectors, [1], [END], [TIME]), f"{PREFIX}.window_vectors")
+
+    indices = cuts.count.range().value
+    by_piece = graph.scan(indices, f"{PREFIX}.windows", piece, ("audios", "length", shape.hidden))
+    by_clip = graph.apply("Transpose", (by_piece,), f"{PREFIX}.by_clip", perm=[1, 0, 2, 3])
+    width = Term(graph, graph.constant(f"{PREFIX}.width", np.array([shape.hidden], np.int64)), PREFIX)
+    return graph.apply("Reshape", (by_clip, _rows_of(cuts).joined(width, axis=0).value), f"{PREFIX}.vectors")
 
 
-def _scalars(graph: GraphBuilder, *values: ir.Value) -> tuple[ir.Value, ...]:
-    """int64 (1,) values as scalars."""
-    return tuple(graph.node("Squeeze", (value,), f"{value.name}.scalar")[0] for value in values)
+def attended(graph: GraphBuilder, cuts: Cuts) -> ir.Value:
+    """int32 (pieces, length): 1 where attention may look."""
+    seen = cuts.padded.range() < cuts.limits.expand(1)
+    by_piece = graph.apply("Reshape", (seen.value, _rows_of(cuts).value), f"{PREFIX}.seen")
+    return graph.apply("Cast", (by_piece,), f"{PREFIX}.attended", to=int(ir.DataType.INT32))
 
 
-def _integers(graph: GraphBuilder, name: str, *values: int) -> ir.Value:
-    return graph.constant(f"{PREFIX}.{name}", np.array(values, np.int64))
+def select(graph: GraphBuilder, x: ir.Value, cuts: Cuts, sizes: ir.Value, hidden: int) -> ir.Value:
+    """x float (pieces, length, hidden) → float (rows, hidden): the first `sizes`[i] steps of each clip i.
+
+    `sizes` int64 (audios,); one above the steps of the longest clip counts as these.
+    """
+    bounded = Term(graph, sizes, PREFIX).apply("Min", cuts.steps)
+    wanted = (cuts.padded.range() < bounded.expand(1)).reshape(-1)
+    flat = graph.apply("Reshape", (x, [-1, hidden]), f"{PREFIX}.flat")
+    return graph.apply("Compress", (flat, wanted.value), f"{PREFIX}.rows", axis=0)
+
+
+def _rows_of(cuts: Cuts) -> Term:
+    """int64 (2,): the shape (pieces, length)."""
+    length = cuts.length.expand(0)
+    return (length * 0 - 1).joined(length, axis=0)
