@@ -27,13 +27,15 @@ def rows(shape: tuple[int, int], seed: int, magnitude: float) -> np.ndarray:
     weight = rng.standard_t(4, shape) * 10.0**magnitude
     weight[::3] *= 0.01
     weight[rng.random(shape) < 0.05] = 0
-    return np.clip(weight, -4e5, 4e5).astype(np.float32)
+    clipped: np.ndarray = np.clip(weight, -4e5, 4e5).astype(np.float32)
+    return clipped
 
 
 def uneven_importance(k: int, seed: int) -> np.ndarray:
     """Importance over many magnitudes, some of it zero."""
     rng = np.random.default_rng(seed + 1)
-    importance: np.ndarray = np.where(rng.random(k) < 0.1, 0, np.exp(rng.normal(0, 2, k))).astype(np.float32)
+    importance = np.exp(rng.normal(0, 2, k)).astype(np.float32)
+    importance[rng.random(k) < 0.1] = 0
     return importance
 
 

@@ -154,12 +154,12 @@ def close(result: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
-IDS = {"ids": np.array([[3, 39, 0], [7, 7, 12]], np.int64)}
-PIXELS = {
+IDS: dict[str, np.ndarray] = {"ids": np.array([[3, 39, 0], [7, 7, 12]], np.int64)}
+PIXELS: dict[str, np.ndarray] = {
     "pixels": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32),
     "positions": np.array([2, 0, 3, 1], np.int64),
 }
-X = {"x": np.random.default_rng(1).standard_normal((1, 5, 64)).astype(np.float32)}
+X: dict[str, np.ndarray] = {"x": np.random.default_rng(1).standard_normal((1, 5, 64)).astype(np.float32)}
 
 
 @pytest.mark.parametrize("tied", [INT8, BlockFormat(4, 32), BlockFormat(8, 32)], ids=str)
