@@ -102,7 +102,7 @@ class GraphBuilder:
         return chosen
 
     def scan(
-        self, indices: ir.Value, name: str, body: Callable[[ir.Value], ir.Value], shape: Sequence[int]
+        self, indices: ir.Value, name: str, body: Callable[[ir.Value], ir.Value], shape: Sequence[Dimension]
     ) -> ir.Value:
         """A `Scan` over int64 (n,): `body` of each int64 scalar gives float `shape`; their stack is (n, *shape).
 

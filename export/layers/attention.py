@@ -1,6 +1,7 @@
 """Grouped-query attention with rotary embedding over a key/value cache, one fused node per layer.
 
-The node appends new keys and values in place when a caller binds the same buffer as past and present; otherwise it returns longer copies.
+The node appends new keys and values in place when a caller binds the same buffer as past and present; otherwise it
+returns longer copies.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import MICROSOFT, GraphBuilder
-from .linear import linear
+from .linear import Project, linear
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Heads of one attention layer; `window` is the number of visible positions, the own one included, or None for all."""
+    """Heads of one attention layer; `window` counts the visible positions, the own one included, None for all."""
 
     hidden: int
     heads: int
@@ -41,7 +42,7 @@ class CacheInputs:
 
 
 def cache_lengths(graph: GraphBuilder, attention_mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """attention_mask (batch, total) → int32 (batch,) of valid positions minus one, and int32 scalar total: what the attention node wants."""
+    """attention_mask (batch, total) → int32 (batch,) of valid positions minus one, and int32 scalar total."""
     axis = graph.constant("attention_mask.axis", np.array([1], np.int64))
     one = graph.constant("attention_mask.one", np.array([1], np.int64))
     (valid,) = graph.node("ReduceSum", (attention_mask, axis), "attention_mask.valid", attributes={"keepdims": 0})
@@ -54,15 +55,17 @@ def cache_lengths(graph: GraphBuilder, attention_mask: ir.Value) -> tuple[ir.Val
     return lengths, total
 
 
-def attention(graph: GraphBuilder, x: ir.Value, prefix: str, layer: int, shape: AttentionShape, cache: CacheInputs, dtype: ir.DataType) -> ir.Value:
-    """x (batch, seq, hidden) → (batch, seq, hidden); adds the past inputs and present outputs of `layer` to the graph."""
-    past = [
-        graph.input(f"past_key_values.{layer}.{kind}", dtype, ("batch", shape.kv_heads, "past", shape.head_dim)) for kind in ("key", "value")
-    ]
-    qkv = linear(graph, x, f"{prefix}.qkv_proj.weight", shape.qkv_rows, shape.hidden)
+def attention(
+    graph: GraphBuilder, x: ir.Value, prefix: str, layer: int, shape: AttentionShape, cache: CacheInputs,
+    dtype: ir.DataType, project: Project = linear,
+) -> ir.Value:
+    """x (batch, seq, hidden) → (batch, seq, hidden); adds past inputs and present outputs of `layer` to the graph."""
+    past_shape = ("batch", shape.kv_heads, "past", shape.head_dim)
+    past = [graph.input(f"past_key_values.{layer}.{kind}", dtype, past_shape) for kind in ("key", "value")]
+    qkv = project(graph, x, f"{prefix}.qkv_proj.weight", shape.qkv_rows, shape.hidden)
     attended, key, value = graph.node(
-        "GroupQueryAttention", (qkv, None, None, *past, cache.lengths, cache.total, cache.cos, cache.sin), f"{prefix}.attention",
-        domain=MICROSOFT, outputs=3,
+        "GroupQueryAttention", (qkv, None, None, *past, cache.lengths, cache.total, cache.cos, cache.sin),
+        f"{prefix}.attention", domain=MICROSOFT, outputs=3,
         attributes={
             "num_heads": shape.heads, "kv_num_heads": shape.kv_heads, "do_rotary": 1, "rotary_interleaved": 0,
             "scale": shape.head_dim**-0.5, "local_window_size": -1 if shape.window is None else shape.window,
@@ -70,4 +73,4 @@ def attention(graph: GraphBuilder, x: ir.Value, prefix: str, layer: int, shape: 
     )
     for present, kind in ((key, "key"), (value, "value")):
         graph.output(present, f"present.{layer}.{kind}", dtype, ("batch", shape.kv_heads, "total", shape.head_dim))
-    return linear(graph, attended, f"{prefix}.o_proj.weight", shape.hidden, shape.heads * shape.head_dim)
+    return project(graph, attended, f"{prefix}.o_proj.weight", shape.hidden, shape.heads * shape.head_dim)

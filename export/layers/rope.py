@@ -1,7 +1,8 @@
 """Rotary position tables: plain RoPE and LongRoPE, whole heads or a part of them.
 
-Formulas: RoPE, Su et al. 2021 (arXiv 2104.09864); LongRoPE, Ding et al. 2024 (arXiv 2402.13753), with the attention factor
-√(1 + ln(extended / original) / ln(original)) on cosines and sines of both tables, as the Phi-3 and Phi-4 checkpoints were trained.
+Formulas: RoPE, Su et al. 2021 (arXiv 2104.09864); LongRoPE, Ding et al. 2024 (arXiv 2402.13753), with the attention
+factor √(1 + ln(extended / original) / ln(original)) on cosines and sines of both tables, as the Phi-3 and Phi-4
+checkpoints were trained.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from ...runtime.errors import ConfigMismatch
 from ..config import ConfigReader
 from ..graph import GraphBuilder
 
+ORIGINAL = "original_max_position_embeddings"
 LONGROPE_NAMES = ("longrope", "su")  # Phi-3 checkpoints of 2024 say "su" for the same thing
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding over the first `rotary_dim` of each head; factors divide the frequencies, None for plain RoPE."""
+    """Rotary embedding of the first `rotary_dim` of each head; factors divide the frequencies, None for plain RoPE."""
 
     theta: float
     rotary_dim: int
@@ -57,15 +59,14 @@ def read_rope(raw: ConfigReader, head_dim: int) -> Rope:
             f"{raw.path}: the rope type is {kind!r}; this family implements 'default', 'longrope' (also spelt 'su'): "
             "use a checkpoint of one of these"
         )
-    original = block.optional("original_max_position_embeddings", int, None) or raw.require("original_max_position_embeddings", int)
-    raw.ignore("original_max_position_embeddings")
+    original = block.optional(ORIGINAL, int, None) or raw.require(ORIGINAL, int)
+    raw.ignore(ORIGINAL)
     rotary_dim = _rotary_dim(block, raw, head_dim)
     block.ignore("factor")  # the ratio of the two lengths, which are read themselves
     given = block.optional("attention_factor", float, None)
-    return Rope(
-        _theta(block, raw), rotary_dim, context, original, _factors(block, "short_factor", rotary_dim, raw),
-        _factors(block, "long_factor", rotary_dim, raw), longrope_attention_factor(context, original) if given is None else given,
-    )
+    short, long = (_factors(block, key, rotary_dim, raw) for key in ("short_factor", "long_factor"))
+    attention_factor = longrope_attention_factor(context, original) if given is None else given
+    return Rope(_theta(block, raw), rotary_dim, context, original, short, long, attention_factor)
 
 
 def longrope_attention_factor(context: int, original: int) -> float:
@@ -74,7 +75,7 @@ def longrope_attention_factor(context: int, original: int) -> float:
 
 
 def tables(rope: Rope) -> tuple[Table, ...]:
-    """One table for plain RoPE; a short and a long one for LongRoPE, ordered by the sequence length up to which each holds."""
+    """One table for plain RoPE, a short and a long one for LongRoPE, ordered by the length up to which each holds."""
     if rope.short_factor is None or rope.long_factor is None:
         return (_table(rope, None, rope.context_length),)
     short = _table(rope, rope.short_factor, min(rope.original_length, rope.context_length))
@@ -87,8 +88,8 @@ def declare_tables(graph: GraphBuilder, rope: Rope) -> tuple[ir.Value, ir.Value]
     """Declare `rotary_cos` and `rotary_sin`: the first table is their default, a session may bind another one."""
     rows = min(rope.original_length, rope.context_length)
     half = rope.rotary_dim // 2
-    cos, sin = (graph.overridable(graph.weight(name, (rows, half)), ("positions", half)) for name in ("rotary_cos", "rotary_sin"))
-    return cos, sin
+    cos, sin = (graph.weight(name, (rows, half)) for name in ("rotary_cos", "rotary_sin"))
+    return graph.overridable(cos, ("positions", half)), graph.overridable(sin, ("positions", half))
 
 
 def _table(rope: Rope, factor: tuple[float, ...] | None, positions: int) -> Table:
@@ -101,7 +102,7 @@ def _table(rope: Rope, factor: tuple[float, ...] | None, positions: int) -> Tabl
 
 
 def _plain(block: ConfigReader, raw: ConfigReader, head_dim: int, context: int) -> Rope:
-    raw.ignore("original_max_position_embeddings")
+    raw.ignore(ORIGINAL)
     return Rope(_theta(block, raw), _rotary_dim(block, raw, head_dim), context, context)
 
 
@@ -118,8 +119,8 @@ def _rotary_dim(block: ConfigReader, raw: ConfigReader, head_dim: int) -> int:
     rotary_dim = int(head_dim * fraction)
     if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
         raise ConfigMismatch(
-            f"{raw.path}: partial_rotary_factor {fraction} of a head of {head_dim} gives {rotary_dim} rotary dimensions; "
-            f"an even number from 2 to {head_dim} is allowed: check the checkpoint"
+            f"{raw.path}: partial_rotary_factor {fraction} of a head of {head_dim} gives {rotary_dim} rotary "
+            f"dimensions; an even number from 2 to {head_dim} is allowed: check the checkpoint"
         )
     return rotary_dim
 
@@ -129,7 +130,7 @@ def _factors(block: ConfigReader, key: str, rotary_dim: int, raw: ConfigReader) 
     numbers = tuple(float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool))
     if len(numbers) != len(values) or len(numbers) != rotary_dim // 2 or min(numbers) <= 0:
         raise ConfigMismatch(
-            f"{raw.path}: rope {key} holds {len(values)} entries; {rotary_dim // 2} positive numbers are needed, one for each frequency: "
-            "check the checkpoint"
+            f"{raw.path}: rope {key} holds {len(values)} entries; {rotary_dim // 2} positive numbers are needed, one "
+            "for each frequency: check the checkpoint"
         )
     return numbers
