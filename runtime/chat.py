@@ -41,7 +41,8 @@ class ChatTemplate:
     def __init__(self, source: str, name: str, controls: Collection[str], special_tokens: Mapping[str, str]) -> None:
         self._name = name
         self._controls = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or "(?!)")
-        self._guarded = sorted({edge for control in controls for edge in (control[0], control[-1])} | {"<", ">"})
+        self._edges = frozenset(edge for control in controls for edge in (control[0], control[-1]))
+        self._inside = frozenset(char for control in controls for char in control if not char.isspace()) | self._edges
         self._special_tokens = dict(special_tokens)
         try:
             self._template = Template(source)
@@ -49,6 +50,9 @@ class ChatTemplate:
             raise BundleError(
                 f"{name}: the chat template is not one that edgephi runs ({_one_line(error)}); export again"
             ) from error
+        # `'<|' + message['role'] + '|>'`: text that, followed by other text, could become a control token.
+        starts = tuple({control[:length] for control in controls for length in range(1, len(control))})
+        self._composes = any(constant.endswith(starts) for constant in self._template.constants)
 
     @classmethod
     def open(cls, folder: Path, controls: Collection[str] | None = None) -> ChatTemplate | None:
@@ -87,35 +91,38 @@ class ChatTemplate:
         for them there (Phi-4-mini). `variables` are further names that the template reads. Raises RequestError, also
         when the template would leave out a message, tools or tool calls.
         """
-        marks = _Marks(self._guarded, placeholders, [self._template.source, *strings([messages, tools, variables])])
+        texts = list(strings([messages, tools, variables]))
+        written = set().union(*map(set, texts))
+        marks = _Marks(self._edges, self._inside, placeholders, written.union(self._template.source))
         prepared = prepare(messages, marks.media)
-        given: dict[str, Any] = {**self._checked(variables), **self._place_tools(prepared, tools), "messages": prepared}
-        unread: list[str] = []
-        text = self._run(marks.guard(given), marks, add_generation_prompt, unread)
-        if unread:
-            raise RequestError(unread[0])
-        if marks.used:
-            plain = self._run(marks.hide(given, self._controls), marks, add_generation_prompt, [])
-            text = text if marks.restore(text) == marks.restore(plain) else self._agreed(text, plain)
+        given = {**self._checked(variables), **self._place_tools(prepared, tools), "messages": prepared}
+        given |= {**self._special_tokens, "add_generation_prompt": add_generation_prompt}
+        size = sum(map(len, texts)) + len(self._template.source)
+        text = self._run(marks.guard(given), marks, size)
+        if self._composes:
+            self._require_same_controls(text, self._run(marks.cover(given), marks, size))
+        if not written.isdisjoint(self._edges):
+            plain = self._run(marks.hide(given, self._controls), marks, size)
+            if marks.restore(text) != marks.restore(plain):
+                # The template looks at guarded characters, as in `'</think>' in content`, and so must see them.
+                self._require_same_controls(plain, text)
+                text = plain
         return marks.segments(text)
 
-    def _agreed(self, text: str, plain: str) -> str:
-        """`plain`, for a template that looks at guarded characters (`'</think>' in content`) and so must see them.
-
-        Only whole control tokens were hidden from it; those that it shows must still be those of the guarded `text`.
-        """
-        if self._controls.findall(text) != self._controls.findall(plain):
+    def _require_same_controls(self, text: str, other: str) -> None:
+        """`other` is the same with less of what users wrote, so a control token that only `text` has is theirs."""
+        found = self._controls.findall(text)
+        if found != self._controls.findall(other):
             raise RequestError(
-                f"{self._name}: the template would turn text of a message into a control token; remove what reads "
-                f"like one ({', '.join(sorted(set(self._controls.findall(plain))))}) from the messages"
+                f"{self._name}: the template would make a control token of what a message says; remove what reads like "
+                f"{' or '.join(sorted(set(found)))} from the messages"
             )
-        return plain
 
-    def _run(self, given: Mapping[str, Any], marks: _Marks, add_generation_prompt: bool, unread: list[str]) -> str:
+    def _run(self, given: Mapping[str, Any], marks: _Marks, size: int) -> str:
+        """Render. Raises RequestError if that fails, or if the template left something unread that a message says."""
         messages = [_Watched(message) for message in given["messages"]]
-        names = {**given, **self._special_tokens, "messages": messages, "add_generation_prompt": add_generation_prompt}
         try:
-            text = self._template.render(names, marks.characters)
+            text = self._template.render({**given, "messages": messages}, size)
         except jinja2.TemplateError as error:
             raise RequestError(
                 f"{self._name}: the chat template refuses these messages: {marks.restore(_one_line(error))}"
@@ -127,12 +134,13 @@ class ChatTemplate:
                 f"{marks.restore(_one_line(error))}); give each message a role and a content of text"
             ) from error
         for index, message in enumerate(messages):
-            missed = [key for key in _MUST_BE_READ if message.unread(key)]
-            unread.extend(
-                f"messages[{index}] ({message['role']}): the chat template of this bundle does not read {key!r} "
-                f"and would drop it; {'put it into a user message' if key == 'content' else 'remove it'} ({self._name})"
-                for key in missed
-            )
+            for key in _MUST_BE_READ:
+                if message.unread(key):
+                    advice = "put it into a user message" if key == "content" else "remove it"
+                    raise RequestError(
+                        f"messages[{index}] ({message['role']}): the chat template of this bundle does not read "
+                        f"{key!r} and would drop it; {advice} ({self._name})"
+                    )
         return text
 
     def _checked(self, variables: Mapping[str, object]) -> dict[str, object]:
@@ -200,36 +208,39 @@ class _Watched(dict[str, Any]):
 
 
 class _Marks:
-    """Characters that stand in for what users wrote and for media, none of which occurs in any of `strings`."""
+    """Characters that stand in for what users wrote and for media, none of which occurs in any given string."""
 
-    def __init__(self, guarded: Sequence[str], placeholders: Mapping[str, str], strings: Sequence[str]) -> None:
-        present = set().union(*map(set, strings))
-        self.characters = sum(map(len, strings))
-        self.used = not present.isdisjoint(guarded)
+    def __init__(
+        self, edges: Collection[str], inside: Collection[str], kinds: Mapping[str, str], taken: set[str]
+    ) -> None:
+        wanted = len(inside) + len(kinds)
         start = secrets.randbelow(len(_PRIVATE))
-        unused = (
-            chr(point) for point in itertools.chain(_PRIVATE[start:], _PRIVATE[:start]) if chr(point) not in present
-        )
-        free = list(itertools.islice(unused, len(guarded) + len(placeholders)))
-        if len(free) < len(guarded) + len(placeholders):
+        points = map(chr, itertools.chain(_PRIVATE[start:], _PRIVATE[:start]))
+        free = list(itertools.islice((point for point in points if point not in taken), wanted))
+        if len(free) < wanted:
             raise RequestError("the messages use up Unicode's private characters; remove U+F0000 to U+FFFFD from them")
-        self.media = dict(zip(placeholders, free, strict=False))
-        self._guards = dict(zip(guarded, free[len(placeholders) :], strict=False))
-        self._table = str.maketrans(self._guards)
+        marks = dict(zip(inside, free, strict=False))
+        self.media = dict(zip(kinds, free[len(inside) :], strict=True))
+        self._tokens = {self.media[kind]: token for kind, token in kinds.items()}
+        self._originals = {ord(mark): original for original, mark in marks.items()}
+        self._all = str.maketrans(marks)
+        self._edges = str.maketrans({edge: marks[edge] for edge in edges})
         # A template reads keys by name, so letters of theirs stay.
-        self._key_table = str.maketrans({char: mark for char, mark in self._guards.items() if not char.isalnum()})
-        self._originals = {ord(mark): original for original, mark in self._guards.items()}
-        self._tokens = {self.media[kind]: token for kind, token in placeholders.items()}
+        self._keys = str.maketrans({edge: marks[edge] for edge in edges if not edge.isalnum()})
 
     def guard(self, value: Any) -> Any:
-        """A copy of plain data in which every guarded character is replaced."""
-        return _mapped(value, lambda text: text.translate(self._table), lambda key: key.translate(self._key_table))
+        """A copy of plain data in which every character that begins or ends a control token is replaced."""
+        return _mapped(value, lambda text: text.translate(self._edges), lambda key: key.translate(self._keys))
+
+    def cover(self, value: Any) -> Any:
+        """A copy of plain data in which every character that occurs in a control token is replaced."""
+        return _mapped(value, lambda text: text.translate(self._all), lambda key: key.translate(self._keys))
 
     def hide(self, value: Any, controls: re.Pattern[str]) -> Any:
-        """A copy of plain data in which guarded characters are replaced only inside a whole control token."""
+        """A copy of plain data in which characters are replaced only inside a whole control token."""
 
         def change(text: str) -> str:
-            return controls.sub(lambda match: match[0].translate(self._table), text)
+            return controls.sub(lambda match: match[0].translate(self._edges), text)
 
         return _mapped(value, change, change)
 
@@ -239,7 +250,7 @@ class _Marks:
 
     def segments(self, text: str) -> list[Segment]:
         """Cut a rendered text at its marks."""
-        marks = "".join([*self._guards.values(), *self._tokens])
+        marks = "".join([*map(chr, self._originals), *self._tokens])
         segments = []
         for piece in re.split(f"([{marks}])", text):
             if piece in self._tokens:

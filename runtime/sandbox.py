@@ -44,9 +44,9 @@ _METHODS: dict[type, frozenset[str]] = {
     tuple: frozenset({"count", "index"}),
 }
 _NODES = frozenset(
-    "Add And Assign AssignBlock Break Call Compare Concat CondExpr Const Continue Dict Div ExprStmt Filter "
-    "FloorDiv For Getattr Getitem If Keyword List Mod Mul NSRef Name Neg Not Operand Or Output Pair Pos Scope Slice Sub Template "
-    "TemplateData Test Tuple With".split()
+    "Add And Assign AssignBlock Break Call Compare Concat CondExpr Const Continue Dict Div ExprStmt Filter FloorDiv "
+    "For Getattr Getitem If Keyword List Mod Mul NSRef Name Neg Not Operand Or Output Pair Pos Scope Slice Sub "
+    "Template TemplateData Test Tuple With".split()
 )
 _DIRECTIVES = re.compile(r"(?:[^%]|%[aAbBcdfHIjmMpSUwWxXyYzZ%]){0,200}")
 
@@ -64,6 +64,7 @@ class Template:
             self.source = source
             self.variables = frozenset(meta.find_undeclared_variables(tree))
             self.keys = _keys(tree)
+            self.constants = _constants(tree)
             _Metering(environment).visit(tree)
             tree.set_environment(environment)
             self._template = environment.from_string(tree)
@@ -213,6 +214,12 @@ def _keys(tree: nodes.Template) -> frozenset[str]:
     return frozenset(
         found | {arg.value for arg in subscripts if isinstance(arg, nodes.Const) and isinstance(arg.value, str)}
     )
+
+
+def _constants(tree: nodes.Template) -> frozenset[str]:
+    """Every piece of text that the template itself holds."""
+    data = {node.data for node in tree.find_all(nodes.TemplateData)}
+    return frozenset(data | {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)})
 
 
 def _budget(context: Context) -> _Budget:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TOKENIZER_NAME = "tokenizer.json"
 MAXIMUM_BYTES = 256 << 20
 MAXIMUM_CHARACTERS = 64 << 20
+_ID_LIMIT = 1 << 32
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 # Unicode's White_Space, which is what `\s` means to the tokenizers library; Python's own `\s` also takes U+001C–U+001F.
@@ -63,6 +64,7 @@ class Tokenizer:
     def __init__(self, spec: dict[str, Any], name: str) -> None:
         self._name = name
         self._added = {token.content: token for token in _added_tokens(spec, name)}
+        self._contents = {token.id: token.content for token in self._added.values()}
         self._special = frozenset(token.id for token in self._added.values() if token.special)
         longest_first = sorted(self._added, key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
@@ -85,7 +87,7 @@ class Tokenizer:
     @property
     def control_ids(self) -> frozenset[int]:
         """The id of every added token, special or not."""
-        return frozenset(token.id for token in self._added.values())
+        return frozenset(self._contents)
 
     def control_id(self, text: str) -> int | None:
         """The id of the added token that reads `text`, None if there is none."""
@@ -120,15 +122,17 @@ class Tokenizer:
 
     def detokenizer(self, *, skip_special: bool = True) -> Detokenizer:
         """A fresh way back from ids to text, one id at a time."""
-        return Detokenizer(self._table, self._special if skip_special else frozenset(), self._strips_first_space)
+        return Detokenizer(self._bytes_of, self._special if skip_special else frozenset(), self._strips_first_space)
 
-    @functools.cached_property
-    def _table(self) -> dict[int, bytes]:
-        """The bytes that each id stands for."""
-        vocabulary = self._first.get_vocab(with_added_tokens=False)
-        to_bytes = _byte_level_bytes() if self._is_byte_level else _byte_fallback_bytes
-        table = {token_id: to_bytes(token) for token, token_id in vocabulary.items()}
-        return table | {token.id: token.content.encode() for token in self._added.values()}
+    def _bytes_of(self, token_id: int) -> bytes:
+        """What `token_id` stands for. Rows of the embedding that have no name show as U+FFFD instead of vanishing."""
+        token = self._contents.get(token_id)
+        if token is not None:
+            return token.encode()
+        token = self._first.id_to_token(token_id) if token_id < _ID_LIMIT else None
+        if token is None:
+            return REPLACEMENT.encode()
+        return _byte_level_bytes(token) if self._is_byte_level else _byte_fallback_bytes(token)
 
     @functools.cached_property
     def _is_byte_level(self) -> bool:
@@ -178,8 +182,8 @@ class Tokenizer:
 class Detokenizer:
     """Turns ids into text as they come: `push` returns what is complete, `flush` what is left. Constant work per id."""
 
-    def __init__(self, table: dict[int, bytes], skipped: frozenset[int], strip_first_space: bool) -> None:
-        self._table = table
+    def __init__(self, bytes_of: Callable[[int], bytes], skipped: frozenset[int], strip_first_space: bool) -> None:
+        self._bytes_of = bytes_of
         self._skipped = skipped
         self._strip = strip_first_space
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -190,8 +194,7 @@ class Detokenizer:
             raise RequestError(f"token id {token_id} is negative; ids count from 0: pass ids of this tokenizer")
         if token_id in self._skipped:
             return ""
-        # Rows of the embedding that the tokenizer does not name have no text; they show instead of vanishing.
-        return self._emit(self._decoder.decode(self._table.get(token_id, REPLACEMENT.encode())))
+        return self._emit(self._decoder.decode(self._bytes_of(token_id)))
 
     def flush(self) -> str:
         """What was held back; bytes that never became a character read as U+FFFD."""
@@ -309,20 +312,21 @@ def _decoder_kinds(spec: dict[str, Any] | None) -> tuple[str, ...]:
     return tuple(str(part.get("type")) for part in spec.get("decoders") or [spec])
 
 
-def _byte_level_bytes() -> Callable[[str], bytes]:
+@functools.cache
+def _byte_level_alphabet() -> dict[str, int]:
     """Byte-level BPE writes each byte as one character: printable bytes as themselves, the rest as U+0100 onwards."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())
     itself = {ord(character) for character in alphabet if ord(character) < 256}
     moved = [character for character in alphabet if ord(character) >= 256]
-    table = {chr(byte): byte for byte in itself} | dict(zip(moved, sorted(set(range(256)) - itself), strict=True))
+    return {chr(byte): byte for byte in itself} | dict(zip(moved, sorted(set(range(256)) - itself), strict=True))
 
-    def to_bytes(token: str) -> bytes:
-        # Specials that the vocabulary lists as plain text may hold what the alphabet does not.
-        return bytes(table[character] for character in token) if table.keys() >= set(token) else token.encode()
 
-    return to_bytes
+def _byte_level_bytes(token: str) -> bytes:
+    alphabet = _byte_level_alphabet()
+    # Specials that the vocabulary lists as plain text may hold what the alphabet does not.
+    return bytes(alphabet[character] for character in token) if alphabet.keys() >= set(token) else token.encode()
 
 
 def _byte_fallback_bytes(token: str) -> bytes:
