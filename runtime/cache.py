@@ -1,0 +1,172 @@
+"""Keys and values of the positions that a model has seen: grows with the conversation, rewinds exactly.
+
+Boundary: arrays and positions; runs no graph. The arrays are bound to a graph as past and present at once and written
+by it in place; what lies beyond `len(positions)` is scrap. Growing replaces arrays, so the caller gives a function
+that binds the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import ContextOverflow
+
+BLOCK = 256
+_GROWTH = (
+    4  # a quarter more than needed, so that copying costs a constant time per token; untouched pages cost no memory
+)
+
+# One place of a sequence: a token id, or what tells a row of a picture or recording from all others. Where two
+# sequences agree on it, the same regime gives the same keys and values.
+Position = Hashable
+
+Bind = Callable[[int, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Layers, heads and dtype of the keys and values."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: np.dtype[Any]
+
+    @property
+    def bytes_per_position(self) -> int:
+        """Memory of one position over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Everything besides the positions that keys and values depend on. `rotary`: which rotary table turned them."""
+
+    rotary: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a cache: arrays (1, kv_heads, positions, head_dim), key and value of each layer in turn."""
+
+    regime: Regime | None
+    positions: tuple[Position, ...]
+    arrays: tuple[np.ndarray, ...]
+
+
+class KeyValueCache:
+    """The cache of one sequence. `positions` are those whose keys and values are valid under `regime`."""
+
+    def __init__(self, shape: CacheShape, bind: Bind) -> None:
+        """`bind(index, array)` is called with each new array; index 2·layer is the key of a layer, 2·layer + 1 its
+        value.
+        """
+        self.shape = shape
+        self.regime: Regime | None = None
+        self._bind = bind
+        self._positions: list[Position] = []
+        self._arrays: list[np.ndarray] = []
+        self._capacity = 0
+        self.reserve(BLOCK)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """The positions whose keys and values are valid; not to be changed by the caller."""
+        return self._positions
+
+    @property
+    def capacity(self) -> int:
+        """How many positions fit before the next growth."""
+        return self._capacity
+
+    def shared_prefix(self, positions: Sequence[Position]) -> int:
+        """How many leading positions of `positions` are cached already."""
+        mine, length = self._positions, min(len(self._positions), len(positions))
+        if list(positions[:length]) == mine[:length]:
+            return length
+        return next(index for index in range(length) if mine[index] != positions[index])
+
+    def commit(self, positions: Iterable[Position]) -> None:
+        """Declare the keys and values behind the valid ones to be those of `positions`."""
+        self._positions.extend(positions)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` positions."""
+        del self._positions[length:]
+
+    def enter(self, regime: Regime) -> int:
+        """Make `regime` the current one; where it was another, everything is forgotten. Returns how many positions
+        were.
+        """
+        lost = len(self) if self.regime not in (None, regime) else 0
+        if lost:
+            self.rewind(0)
+        self.regime = regime
+        return lost
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions. Raises ContextOverflow where the system has no memory; what was cached
+        stays.
+        """
+        if length <= self._capacity:
+            return
+        capacity = -(-max(length, self._capacity + self._capacity // _GROWTH) // BLOCK) * BLOCK
+        try:
+            self._resize(capacity)
+        except MemoryError as error:
+            needed = capacity * self.shape.bytes_per_position >> 20
+            raise ContextOverflow(
+                f"{length} tokens need {needed} MiB of keys and values, more than the system gives:"
+                " shorten the conversation or free memory"
+            ) from error
+
+    def bind(self) -> None:
+        """Bind every array again, after another cache was bound."""
+        for index, array in enumerate(self._arrays):
+            self._bind(index, array)
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        self.rewind(0)
+        self.regime = None
+        self._resize(BLOCK)
+
+    def release(self) -> None:
+        """Drop all arrays; the cache is of no use afterwards."""
+        self.rewind(0)
+        self._arrays.clear()
+        self._capacity = 0
+
+    def snapshot(self) -> Snapshot:
+        """A copy that later changes do not reach."""
+        arrays = tuple(array[:, :, : len(self)].copy() for array in self._arrays)
+        return Snapshot(self.regime, tuple(self._positions), arrays)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to the state of `snapshot`, taken from a cache of the same shape."""
+        self.rewind(0)
+        self.reserve(len(snapshot.positions))
+        for array, kept in zip(self._arrays, snapshot.arrays, strict=True):
+            array[:, :, : len(snapshot.positions)] = kept
+        self.regime = snapshot.regime
+        self._positions = list(snapshot.positions)
+
+    def _resize(self, capacity: int) -> None:
+        """Replace array by array, so that only one of them is ever held twice; any of them may be larger than said."""
+        shape = (1, self.shape.kv_heads, capacity, self.shape.head_dim)
+        for index in range(2 * self.shape.layers):
+            array = np.empty(shape, self.shape.dtype)
+            if index < len(self._arrays):
+                array[:, :, : len(self)] = self._arrays[index][:, :, : len(self)]
+                self._arrays[index] = array
+            else:
+                self._arrays.append(array)
+            self._bind(index, array)
+        self._capacity = capacity

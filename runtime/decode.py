@@ -1,0 +1,276 @@
+"""Prefill and decode: positions in, logits and token ids out.
+
+Boundary: never sees text. A sequence is a list of positions (see cache.py); how they become inputs of the graph is the
+business of inputs.py, what is chosen from the logits that of sampling.py. Every function leaves the cache consistent,
+also when it is interrupted or fails: then it holds the part of the sequence that was computed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cache import CacheShape, KeyValueCache, Position, Regime, Snapshot
+from .errors import BundleError, NonFiniteLogits, RequestError
+from .graphs import Graph, Interrupt
+from .inputs import TextInputs
+from .manifest import TextModel
+from .rotary import RotaryTables
+from .sampling import Sampler
+
+CHUNK = 512  # positions a step of prefill: full speed, and a cancelled prefill ends soon
+LOGIT_BYTES = 64 << 20  # logits of one step, where all of them are asked for
+LAST_ROW, NO_ROWS = np.array([-1], np.int64), np.array([], np.int64)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one advance of a sequence did. Counts are positions, `seconds` is wall time.
+
+    `reused` came from the cache, `computed` went through the model; `recomputed` of these had been cached already,
+    under another regime: a sequence that crosses the original length of a LongRoPE model is turned with another
+    table.
+    """
+
+    reused: int
+    computed: int
+    recomputed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A token of the answer. `finish` is "stop" at an end token, "length" at the last one allowed, else None."""
+
+    token_id: int
+    logprob: float | None
+    work: Work
+    finish: str | None
+
+
+class Decoder:
+    """One sequence on one text graph. Not for two threads at once; an `Interrupt` may come from any thread."""
+
+    def __init__(
+        self, graph: Graph, text: TextModel, tables: RotaryTables, inputs: TextInputs, chunk: int = CHUNK
+    ) -> None:
+        """Raises BundleError where the graph is not the one that the manifest describes."""
+        shape = _cache_shape(graph, text)
+        self._text = text
+        self._tables = tables
+        self._inputs = inputs
+        self._chunk = chunk
+        self._binding = graph.bind()
+        self._stepping = threading.Lock()
+        self._mask = np.ones((1, 0), np.int64)
+        self._rotary: int | None = None
+        self._rows: np.ndarray | None = None
+        self._logits_dtype = graph.outputs["logits"].dtype
+        self._last = np.empty((1, 1, text.vocab_size), self._logits_dtype)
+        self._none = np.empty((1, 0, text.vocab_size), self._logits_dtype)
+        self._cache = KeyValueCache(shape, self._bind_cache)
+
+    @property
+    def context(self) -> int:
+        """The longest sequence in positions."""
+        return self._tables.context
+
+    @property
+    def cache(self) -> KeyValueCache:
+        """Keys and values of the sequence so far."""
+        return self._cache
+
+    def advance(
+        self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None = None
+    ) -> tuple[np.ndarray, Work]:
+        """Make `sequence` the current one and return the logits (vocab,) behind its last position.
+
+        What the cache shares with it is not computed again, unless the length asks for another rotary table. The array
+        is valid until the next call. Raises ContextOverflow before any work, NonFiniteLogits, Interrupted.
+        """
+        started = time.perf_counter()
+        interrupt.check()
+        if not sequence:
+            raise RequestError("the prompt is empty; a model continues at least one token: give some text")
+        regime = Regime(self._tables.index_for(len(sequence)))
+        shared = self._cache.shared_prefix(sequence)
+        lost = self._cache.enter(regime)
+        reused = 0 if lost else min(shared, len(sequence) - 1)
+        self._cache.rewind(reused)
+        stage = "prefill" if not lost else "prefill again with another rotary table"
+        self._feed(
+            sequence[reused:], interrupt, None if progress is None else _from(progress, stage, reused, len(sequence))
+        )
+        work = Work(reused, len(sequence) - reused, shared if lost else 0, time.perf_counter() - started)
+        return self._last[0, 0], work
+
+    def append(
+        self, position: Position, interrupt: Interrupt, progress: Progress | None = None
+    ) -> tuple[np.ndarray, Work]:
+        """`advance` by one position, without a look at those before it."""
+        started = time.perf_counter()
+        interrupt.check()
+        regime = Regime(self._tables.index_for(len(self._cache) + 1))
+        if regime != self._cache.regime:
+            return self.advance([*self._cache.positions, position], interrupt, progress)
+        self._step((position,), LAST_ROW, self._last, interrupt)
+        self._require_finite(self._last, len(self._cache))
+        self._cache.commit((position,))
+        return self._last[0, 0], Work(len(self._cache) - 1, 1, 0, time.perf_counter() - started)
+
+    def logits(
+        self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Logits behind every position, float32 (positions, vocab); the current sequence and its cache stay as they
+        are.
+        """
+        kept, self._cache = self._cache, KeyValueCache(self._cache.shape, self._bind_cache)
+        try:
+            return self._all_logits(sequence, interrupt, progress)
+        finally:
+            self._cache = kept
+            self._cache.bind()
+
+    def snapshot(self) -> Snapshot:
+        """The state of the current sequence."""
+        return self._cache.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a state of a decoder over the same graph."""
+        self._cache.restore(snapshot)
+
+    def clear(self) -> None:
+        """Forget the current sequence and give its memory back."""
+        self._cache.clear()
+
+    def close(self) -> None:
+        """Give all memory back, after the step in progress; callers request the end of it first."""
+        with self._stepping:
+            self._binding.release()
+            self._cache.release()
+
+    def _all_logits(self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None) -> np.ndarray:
+        interrupt.check()
+        self._cache.enter(Regime(self._tables.index_for(len(sequence))))
+        logits = np.empty((len(sequence), self._text.vocab_size), self._logits_dtype)
+        size = max(1, min(self._chunk, LOGIT_BYTES // logits[:1].nbytes)) if len(sequence) else 1
+        for start in range(0, len(sequence), size):
+            part = sequence[start : start + size]
+            self._step(part, np.arange(len(part)), logits[None, start : start + len(part)], interrupt)
+            self._cache.commit(part)
+            if progress is not None:
+                progress("logits", start + len(part), len(sequence))
+        self._require_finite(logits, 0)
+        return logits.astype(np.float32, copy=False)
+
+    def _feed(
+        self, positions: Sequence[Position], interrupt: Interrupt, progress: Callable[[int], None] | None
+    ) -> None:
+        """Run new positions through the model in chunks; leaves the logits of the last one in `_last`."""
+        before = len(self._cache)
+        for start in range(0, len(positions), self._chunk):
+            part = positions[start : start + self._chunk]
+            is_last = start + len(part) == len(positions)
+            self._step(part, *((LAST_ROW, self._last) if is_last else (NO_ROWS, self._none)), interrupt)
+            self._cache.commit(part)
+            if progress is not None:
+                progress(len(self._cache))
+        try:
+            self._require_finite(self._last, before)
+        except NonFiniteLogits:
+            self._cache.rewind(before)  # whichever of the new positions it was, none of them is kept
+            raise
+
+    def _step(self, part: Sequence[Position], rows: np.ndarray, logits: np.ndarray, interrupt: Interrupt) -> None:
+        """One run over the positions behind the cached ones. Binds again only what changes its shape."""
+        with self._stepping:
+            interrupt.check()
+            total = len(self._cache) + len(part)
+            self._cache.reserve(total)
+            self._bind_tables()
+            if total > self._mask.shape[1]:
+                self._mask = np.ones((1, self._cache.capacity), np.int64)
+            self._binding.bind_input("attention_mask", self._mask[:, :total])
+            self._inputs.write(self._binding, part)
+            if rows is not self._rows:
+                self._binding.bind_input("logits_rows", rows)
+                self._binding.bind_output("logits", logits)
+                self._rows = rows
+            self._binding.run(interrupt)
+
+    def _bind_tables(self) -> None:
+        regime = self._cache.regime
+        if regime is not None and regime.rotary != self._rotary:
+            for name, table in zip(("rotary_cos", "rotary_sin"), self._tables.arrays(regime.rotary), strict=True):
+                self._binding.bind_input(name, table)
+            self._rotary = regime.rotary
+
+    def _bind_cache(self, index: int, array: np.ndarray) -> None:
+        name = f"{index // 2}.{'value' if index % 2 else 'key'}"
+        self._binding.bind_in_place(f"past_key_values.{name}", f"present.{name}", array)
+
+    def _require_finite(self, logits: np.ndarray, position: int) -> None:
+        with np.errstate(all="ignore"):
+            # one pass: NaN and infinity survive a sum
+            finite = bool(np.isfinite(logits.sum(dtype=np.float32)))
+        if not finite:
+            raise NonFiniteLogits(
+                f"the model gave NaN or infinity from position {position} on; the conversation up to there is kept:"
+                " ask again, and run `edgephi verify` if it comes back"
+            )
+
+
+def generate(
+    decoder: Decoder,
+    prompt: Sequence[Position],
+    sampler: Sampler,
+    limit: int,
+    ends: frozenset[int],
+    interrupt: Interrupt,
+    progress: Progress | None = None,
+) -> Iterator[Step]:
+    """Continue `prompt` by at most `limit` ≥ 1 tokens, up to and with a token of `ends`.
+
+    Raises what `Decoder.advance` raises; the tokens that were given out stay cached.
+    """
+    logits, work = decoder.advance(prompt, interrupt, progress)
+    for left in range(limit - 1, -1, -1):
+        choice = sampler.choose(logits)
+        finish = "stop" if choice.token_id in ends else None if left else "length"
+        yield Step(choice.token_id, choice.logprob, work, finish)
+        if finish is not None:
+            return
+        logits, work = decoder.append(choice.token_id, interrupt, progress)
+
+
+def _cache_shape(graph: Graph, text: TextModel) -> CacheShape:
+    """Check the graph's inputs and outputs against the manifest."""
+    names = [f"{layer}.{kind}" for layer in range(text.layers) for kind in ("key", "value")]
+    missing = [
+        *sorted({"attention_mask", *(f"past_key_values.{name}" for name in names)} - graph.inputs.keys()),
+        *sorted({"rotary_cos", "rotary_sin", "logits_rows"} - graph.optional.keys()),
+        *sorted({"logits", *(f"present.{name}" for name in names)} - graph.outputs.keys()),
+    ]
+    if missing:
+        raise BundleError(
+            f"{graph.path}: {', '.join(missing[:6])} missing among the inputs and outputs; export the checkpoint again"
+        )
+    past = graph.inputs["past_key_values.0.key"]
+    wanted = (text.kv_heads, text.head_dim)
+    if (past.shape[1], past.shape[3]) != wanted or graph.outputs["logits"].shape[-1] != text.vocab_size:
+        raise BundleError(
+            f"{graph.path}: keys are {past.shape} and logits {graph.outputs['logits'].shape}, the manifest says"
+            f" {wanted[0]} heads of {wanted[1]} and a vocabulary of {text.vocab_size}; export the checkpoint again"
+        )
+    return CacheShape(text.layers, text.kv_heads, text.head_dim, past.dtype)
+
+
+def _from(progress: Progress, stage: str, start: int, total: int) -> Callable[[int], None]:
+    """Count from the first position that is computed."""
+    return lambda done: progress(stage, done - start, total - start)

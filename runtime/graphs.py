@@ -1,0 +1,247 @@
+"""ONNX Runtime sessions and I/O binding: the only file of this package that imports onnxruntime.
+
+Boundary: knows graphs, tensors and devices; nothing of tokens or caches. What ONNX Runtime would do silently is refused
+here: falling back to another device, placing a node elsewhere, and its own telemetry.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import BundleError, ProviderUnavailable, RequestError
+from .providers.provider import Provider
+
+TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
+
+# The wheels read the variable once, while they are imported: a call after that comes too late for the first event.
+if "onnxruntime" in sys.modules and os.environ.get(TELEMETRY_OFF) != "1":
+    warnings.warn(
+        "onnxruntime was imported before edgephi and may have sent telemetry:"
+        f" set {TELEMETRY_OFF}=1 or import edgephi first",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+os.environ[TELEMETRY_OFF] = "1"
+
+import onnxruntime as ort  # noqa: E402  # only now
+from onnxruntime.capi import onnxruntime_pybind11_state as _state  # noqa: E402
+
+# run_with_iobinding raises RuntimeError, everything else raises the library's own classes, which share no parent.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+_FATAL = 4  # log severity: what goes wrong arrives as an exception, stderr stays ours
+
+
+class Interrupted(Exception):
+    """A run was ended by its `Interrupt`. Control flow of this package: callers of a session never see it."""
+
+
+class Interrupt:
+    """Ends the run in progress, and every later one that uses it; `request` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+        self._options = ort.RunOptions()
+
+    def request(self) -> None:
+        """Ask for the end; a run stops before its next node."""
+        self._requested.set()
+        self._options.terminate = True
+
+    @property
+    def requested(self) -> bool:
+        """Whether the end was asked for."""
+        return self._requested.is_set()
+
+    def check(self) -> None:
+        """Raises Interrupted once the end was asked for."""
+        if self._requested.is_set():
+            raise Interrupted
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Dtype and shape of an input or output; a dimension that a caller may choose is shown by its name."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+class Graph:
+    """One loaded graph. `inputs` must be given, `optional` have a default, `outputs` come back."""
+
+    def __init__(self, path: Path, provider: Provider, threads: int, *, model: bytes | None = None) -> None:
+        """Load the graph at `path` with the data files beside it; `model` takes the place of the file's contents.
+
+        Raises BundleError for a graph that ONNX Runtime refuses, ProviderUnavailable for a device that cannot run all
+        of it.
+        """
+        if provider.ort_name not in ort.get_available_providers():
+            raise ProviderUnavailable(
+                f"device {provider.name!r} needs {provider.ort_name}, this ONNX Runtime {ort.__version__} offers "
+                f"{', '.join(ort.get_available_providers())}: install a build that has it or choose another device"
+            )
+        self.path = path
+        self._running = threading.Lock()
+        self._session: ort.InferenceSession | None = _open(path, provider, threads, model)
+        _check_placement(self._session, provider, path)
+        self.inputs = _tensors(self._session.get_inputs())
+        self.optional = _tensors(self._session.get_overridable_initializers())
+        self.outputs = _tensors(self._session.get_outputs())
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None, interrupt: Interrupt | None = None
+    ) -> dict[str, np.ndarray]:
+        """One run with arrays in and arrays out; all outputs where none are named. Raises Interrupted, BundleError."""
+        names = list(self.outputs) if outputs is None else list(outputs)
+        with self._running:
+            session = self._opened()
+            options = None if interrupt is None else interrupt._options
+            try:
+                return dict(zip(names, session.run(names, dict(feeds), options), strict=True))
+            except _ORT_ERRORS as error:
+                raise self._failure(error, interrupt) from error
+
+    def bind(self) -> Binding:
+        """A binding of this graph: buffers stay where they are from one run to the next."""
+        return Binding(self, self._opened().io_binding())
+
+    def close(self) -> None:
+        """Give the memory back; waits for a run in progress. Closing twice is fine."""
+        with self._running:
+            self._session = None
+
+    def _opened(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise RequestError(f"{self.path.parent} was closed: load the bundle again")
+        return self._session
+
+    def _run_bound(self, binding: Any, interrupt: Interrupt) -> None:
+        with self._running:
+            interrupt.check()
+            session = self._opened()
+            try:
+                session.run_with_iobinding(binding, interrupt._options)
+            except _ORT_ERRORS as error:
+                raise self._failure(error, interrupt) from error
+
+    def _failure(self, error: Exception, interrupt: Interrupt | None) -> Exception:
+        if interrupt is not None and interrupt.requested:
+            return Interrupted()
+        reason = _first_line(error)
+        if "allocate memory" in reason or "bad_alloc" in reason:
+            return RequestError(
+                f"the system gave no memory for this step ({reason}): shorten the prompt or free memory"
+            )
+        return BundleError(
+            f"{self.path}: the graph does not run ({reason}); run `edgephi verify` or export the checkpoint again"
+        )
+
+
+class Binding:
+    """Inputs and outputs of a graph bound to numpy arrays without a copy: write into an array, run, read an array.
+
+    An array stays alive as long as it is bound. Arrays are C-contiguous and of the dtype that the graph states.
+    """
+
+    def __init__(self, graph: Graph, binding: Any) -> None:
+        self._graph = graph
+        self._binding = binding
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def bind_input(self, name: str, array: np.ndarray) -> None:
+        """Read input `name` from `array` from now on."""
+        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        self._arrays[name] = array
+
+    def bind_output(self, name: str, array: np.ndarray) -> None:
+        """Write output `name` into `array` from now on; its shape must be what the run produces."""
+        self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        self._arrays[name] = array
+
+    def bind_in_place(self, source: str, target: str, array: np.ndarray) -> None:
+        """Let input `source` and output `target` be the same memory: the graph appends to it."""
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        self._binding.bind_ortvalue_input(source, value)
+        self._binding.bind_ortvalue_output(target, value)
+        self._arrays[source] = array
+
+    def release(self) -> None:
+        """Let go of all arrays; the binding is of no use afterwards."""
+        self._arrays.clear()
+        self._binding = None
+
+    def run(self, interrupt: Interrupt) -> None:
+        """Run once; other Python threads go on meanwhile. Raises Interrupted, BundleError, RequestError (closed, no
+        memory).
+        """
+        self._graph._run_bound(self._binding, interrupt)
+
+
+def _open(path: Path, provider: Provider, threads: int, model: bytes | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in provider.session_config:
+        options.add_session_config_entry(key, value)
+    if model is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        return ort.InferenceSession(model or str(path), options, providers=[provider.ort_name], enable_fallback=0)
+    except _ORT_ERRORS as error:
+        raise BundleError(
+            f"{path}: ONNX Runtime {ort.__version__} does not load the graph ({_first_line(error)}); "
+            "run `edgephi verify` or export the checkpoint again"
+        ) from error
+
+
+def _check_placement(session: ort.InferenceSession, provider: Provider, path: Path) -> None:
+    """Every node must have gone to the device that was asked for."""
+    elsewhere = sorted(
+        {
+            f"{node.op_type} on {part.ep_name}"
+            for part in session.get_provider_graph_assignment_info()
+            if part.ep_name != provider.ort_name
+            for node in part.get_nodes()
+        }
+    )
+    if elsewhere:
+        raise ProviderUnavailable(
+            f"{path}: device {provider.name!r} does not take {', '.join(elsewhere[:6])}:"
+            " export the checkpoint for this device"
+        )
+
+
+def _tensors(values: Sequence[Any]) -> dict[str, Tensor]:
+    # an unnamed free dimension comes as None
+    return {
+        value.name: Tensor(_DTYPES[value.type], tuple("?" if size is None else size for size in value.shape))
+        for value in values
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]

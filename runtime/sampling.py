@@ -1,0 +1,146 @@
+"""From logits to the next token: greedy or drawn, in numpy alone.
+
+Boundary: one row of logits in, one token id out; knows no model and no text. Filters mean what those of transformers
+mean and are applied in its order: repetition penalty, temperature, top-k, top-p, min-p. No pass sorts the whole
+vocabulary unless the distribution is flat.
+
+Repetition penalty: Keskar et al. 2019 (arXiv 1909.05858); top-p: Holtzman et al. 2019 (arXiv 1904.09751);
+min-p: Nguyen et al. 2024 (arXiv 2407.01082).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TypeGuard
+
+import numpy as np
+
+from .errors import RequestError
+
+MAXIMUM_SEED = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1 are
+    off.
+
+    `seed` None draws differently each time. Raises RequestError naming the range of a value that is outside.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0 <= _number(self.temperature) <= 100, "0 (greedy) to 100")
+        _check("top_p", self.top_p, 0 < _number(self.top_p) <= 1, "above 0, up to 1 (off)")
+        _check("min_p", self.min_p, 0 <= _number(self.min_p) <= 1, "0 (off) to 1")
+        _check(
+            "repetition_penalty",
+            self.repetition_penalty,
+            0 < _number(self.repetition_penalty) <= 100,
+            "above 0, up to 100; 1 is off",
+        )
+        _check("top_k", self.top_k, is_whole(self.top_k) and self.top_k >= 0, "a whole number from 0 (off)")
+        seed_fits = self.seed is None or (is_whole(self.seed) and 0 <= self.seed <= MAXIMUM_SEED)
+        _check("seed", self.seed, seed_fits, f"a whole number from 0 to {MAXIMUM_SEED}, or None")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen token and, where asked for, its log-probability under the model itself: no penalty, no filter,
+    temperature 1.
+    """
+
+    token_id: int
+    logprob: float | None
+
+
+class Sampler:
+    """Chooses the tokens of one answer. Two samplers with the same seed choose alike from the same logits."""
+
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = (), *, logprobs: bool = False) -> None:
+        """`prompt` counts as repeated by the repetition penalty, as in transformers."""
+        self._sampling = sampling
+        self._logprobs = logprobs
+        self._seen = set(prompt) if sampling.repetition_penalty != 1 else None
+        self._random = np.random.default_rng(sampling.seed)
+
+    def choose(self, logits: np.ndarray) -> Choice:
+        """Choose from finite float logits (vocab,) and remember the choice for the repetition penalty."""
+        if self._sampling.temperature == 0:
+            token_id = int(self._penalised(logits).argmax())
+        else:
+            ids, weights = self.distribution(logits)
+            cumulative = weights.cumsum()
+            drawn = int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
+            token_id = int(ids[min(drawn, len(ids) - 1)])
+        if self._seen is not None:
+            self._seen.add(token_id)
+        return Choice(token_id, log_probability(logits, token_id) if self._logprobs else None)
+
+    def distribution(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids that survive all filters and their weights, float64, not normalised. Temperature is above 0."""
+        sampling, scores = self._sampling, self._penalised(logits)
+        ids = np.arange(len(scores))
+        if 0 < sampling.top_k < len(scores):
+            # all that equal the k-th best stay, as in transformers
+            threshold = np.partition(scores, len(scores) - sampling.top_k)[len(scores) - sampling.top_k]
+            ids = np.flatnonzero(scores >= threshold)
+            scores = scores[ids]
+        scaled = scores.astype(np.float64)
+        weights = np.exp((scaled - scaled.max()) / sampling.temperature)
+        if sampling.top_p < 1:
+            kept = _nucleus(weights, sampling.top_p)
+            ids, weights = ids[kept], weights[kept]
+        if sampling.min_p > 0:
+            kept = np.flatnonzero(weights >= sampling.min_p * weights.max())
+            ids, weights = ids[kept], weights[kept]
+        return ids, weights
+
+    def _penalised(self, logits: np.ndarray) -> np.ndarray:
+        if not self._seen:
+            return logits
+        scores = logits.copy()
+        seen = np.fromiter(self._seen, np.int64, len(self._seen))
+        values, penalty = scores[seen], self._sampling.repetition_penalty
+        scores[seen] = np.where(values < 0, values * penalty, values / penalty)
+        return scores
+
+
+def log_probability(logits: np.ndarray, token_id: int) -> float:
+    """Natural logarithm of softmax(logits)[token_id], logits (vocab,)."""
+    largest = float(logits.max())
+    total = np.exp(logits - np.float32(largest)).sum(dtype=np.float64)
+    return float(logits[token_id]) - largest - math.log(total)
+
+
+def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """Indices of the fewest largest weights that together reach `top_p` of all, at least one."""
+    enough = top_p * weights.sum()
+    # All weights below this bound add up to less than 1 − top_p of the whole, so none of them is needed.
+    able = np.flatnonzero(weights >= (1 - top_p) * weights.sum() / len(weights))
+    order = able[np.argsort(-weights[able], kind="stable")]
+    above = np.concatenate(([0.0], weights[order].cumsum()[:-1]))
+    return np.sort(order[above < enough])
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value that a caller gave is an integer, numpy's included, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check(name: str, value: object, fits: bool, allowed: str) -> None:
+    if not fits:
+        raise RequestError(f"{name} is {value!r:.60}; allowed is {allowed}")

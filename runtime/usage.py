@@ -1,0 +1,140 @@
+"""What a session hands out: pieces of an answer, the whole of it, and what it cost.
+
+Boundary: data, and the clock of one answer; nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .answer import Kind
+from .decode import Step
+from .tools import ToolCall
+
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The cost of one answer. Rates are tokens per second, None where nothing was measured; times are seconds.
+
+    `prompt_tokens` counts all of the prompt, `cached_tokens` those of it that were still known from the turn before.
+    `recomputed_tokens` were known too and had to be computed again in `recompute_seconds`, because the conversation
+    crossed the length up to which a LongRoPE model uses its short rotary table; `decode_rate` leaves that time out.
+    `peak_memory` is the largest resident set of the process so far in bytes, mapped files included; 0 where unknown.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    time_to_first_token: float | None
+    prefill_rate: float | None
+    decode_rate: float | None
+    recomputed_tokens: int
+    recompute_seconds: float
+    peak_memory: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an answer as it is made.
+
+    Every token gives at least one piece, with empty text while a character or a possible stop string is incomplete;
+    text that a token completes beyond that comes in further pieces without a `token_id`. `logprob` is the natural
+    logarithm of the token's probability under the model, where asked for. `kind` is "answer", "thinking" or
+    "tool_call" (then `call` is set and `text` is its JSON). The last piece alone has `finish_reason` ("stop",
+    "length" or "cancelled") and `usage`.
+    """
+
+    text: str
+    token_id: int | None
+    logprob: float | None
+    kind: Kind
+    call: ToolCall | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer: `text` without thoughts and tool calls; `token_ids` (and `logprobs`) with the end token, if one
+    came.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+
+
+class Meter:
+    """Measures one answer: the time that its steps take, not what the caller does between them."""
+
+    def __init__(self, prompt_tokens: int, spent: float) -> None:
+        """`spent`: seconds that went into the prompt already."""
+        self._prompt = prompt_tokens
+        self._spent = spent
+        self._first: Step | None = None
+        self._first_seconds = self._later_seconds = self._recompute_seconds = 0.0
+        self._tokens = self._recomputed = 0
+
+    def timed(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The same steps, measured."""
+        while True:
+            started = time.perf_counter()
+            step = next(steps, None)
+            seconds = time.perf_counter() - started
+            if step is None:
+                return
+            self._tokens += 1
+            if step.work.recomputed:
+                self._recomputed += step.work.recomputed
+                self._recompute_seconds += step.work.seconds
+            if self._first is None:
+                self._first, self._first_seconds = step, seconds
+            else:
+                self._later_seconds += seconds - (step.work.seconds if step.work.recomputed else 0.0)
+            yield step
+
+    def usage(self, device: str, threads: int) -> Usage:
+        """The measurements so far."""
+        first, later = self._first, self._tokens - 1
+        return Usage(
+            prompt_tokens=self._prompt,
+            cached_tokens=0 if first is None else first.work.reused,
+            completion_tokens=self._tokens,
+            time_to_first_token=None if first is None else self._spent + self._first_seconds,
+            prefill_rate=None if first is None else first.work.computed / first.work.seconds,
+            decode_rate=later / self._later_seconds if later > 0 and self._later_seconds > 0 else None,
+            recomputed_tokens=self._recomputed,
+            recompute_seconds=self._recompute_seconds,
+            peak_memory=peak_memory(),
+            device=device,
+            threads=threads,
+        )
+
+
+def peak_memory() -> int:
+    """The largest resident set of this process so far, in bytes; 0 where the system does not tell."""
+    try:
+        status = _STATUS.read_text(encoding="ascii")
+    except OSError:
+        status = ""
+    _, found, rest = status.partition("VmHWM:")
+    if found:
+        return int(rest.split(maxsplit=1)[0]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    # kibibytes, on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
