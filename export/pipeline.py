@@ -32,7 +32,7 @@ from .assemble import read_weight, source_bytes
 from .bundle import Staging
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import Generation, read_config, read_generation
-from .families import Family
+from .families import ROTARY, Family
 from .fetch import resolve
 from .layers.rope import Table
 from .memory import peak_memory
@@ -40,7 +40,6 @@ from .weights import Binding, bind
 
 TEXT = "text"
 LONG = "-long"  # suffix of the graphs whose rotary table is the longest one by default
-ROTARY = ("rotary_cos", "rotary_sin")
 
 Progress = Callable[[str, int, int], None]
 
@@ -128,10 +127,7 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     family = families.for_architecture(raw.architecture())
     config = family.read(raw)
     graphs = family.build(config, provider)
-    shapes = {
-        name: tuple(value.meta["stored_shape"])
-        for model in graphs.values() for name, value in model.graph.initializers.items() if value.const_value is None
-    }
+    shapes = families.weight_shapes(graphs)
     tables = family.rotary(config)
     binding = bind(
         family.rules(config), {name: info.shape for name, info in checkpoint.tensors.items()},
@@ -249,7 +245,8 @@ def _importance(checkpoint: Checkpoint, blueprint: Blueprint, weight: str) -> np
         return None
     shape = blueprint.shapes[norm]
     gain = read_weight(checkpoint, blueprint.binding.weights[norm], shape, 0, shape[0])
-    return gain * gain
+    squares: np.ndarray = gain * gain
+    return squares
 
 
 def _require_equal_copies(checkpoint: Checkpoint, blueprint: Blueprint) -> None:

@@ -17,8 +17,12 @@ from ...runtime.errors import UnsupportedModel
 from ...runtime.manifest import RotaryTable, TextModel
 from ...runtime.providers.provider import Provider
 from ..config import ConfigReader
+from ..graph import STORED_SHAPE
+from ..layers.decoder import DecoderShape
 from ..layers.rope import Table
 from ..weights import Rule
+
+ROTARY = ("rotary_cos", "rotary_sin")  # filled from the family's tables, not from the checkpoint
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,19 @@ class Family(Protocol):
     def text_model(self, config: Any, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
         """The decoder's shape as the manifest states it."""
 
+    def decoder(self, config: Any) -> DecoderShape:
+        """Structure of the text decoder without adapters."""
+
     def norm_feeding(self, config: Any) -> dict[str, str]:
         """For linear weights fed by a norm: name of the linear weight → name of the norm weight."""
+
+
+def weight_shapes(graphs: Mapping[str, ir.Model]) -> dict[str, tuple[int, ...]]:
+    """Every weight that the graphs declare, with the shape in which it is to be filled."""
+    return {
+        name: tuple(value.meta[STORED_SHAPE])
+        for model in graphs.values() for name, value in model.graph.initializers.items() if value.const_value is None
+    }
 
 
 def data_file(stem: str) -> str:

@@ -1,0 +1,254 @@
+"""Is a bundle the one that was exported, does it compute, and does every stage of it agree with its checkpoint?
+
+Boundary: reads bundles and checkpoints, writes nothing. A stage is compared by itself: the reference gets the input
+that the graph's own stage got, so an error does not travel and the first stage named is the one that differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..runtime.errors import BundleError, CheckpointError, NonFiniteLogits
+from ..runtime.graphs import Graph
+from ..runtime.manifest import MANIFEST_NAME, Manifest, TensorRecord, read_manifest, verify_files
+from ..runtime.providers import find as find_provider
+from ..runtime.providers.provider import Provider
+from . import families
+from .assemble import read_weight
+from .checkpoint import open_checkpoint
+from .config import read_config
+from .fetch import resolve
+from .reference import Decoder
+from .weights import bind
+
+TEXT = "text"
+TOKENS = 24
+EMBEDDED = "model.embed_tokens.gather"
+
+# Relative error that rounding alone may cause in one stage. float32: another order of summation; float16 storage:
+# 2^-11 a weight; blocks: activations are rounded to int8 in each block of a row, about 0.6 % a product.
+NOISE = {"float32": 2e-4, "float16": 2e-3, "int8": 2.5e-2, "int4": 2.5e-2}
+# The error of a product over that of its weights: 1 for uncorrelated rows, more where they cancel out.
+AMPLIFICATION = 3.0
+# What a format can lose at all; a reported error beyond it means that the export itself went wrong.
+WORST_WEIGHT = {"float32": 0.0, "float16": 1e-3, "int8": 3e-2, "int4": 0.35}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Relative error of one stage against the reference, and what the precision explains."""
+
+    name: str
+    error: float
+    allowed: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Files and bytes that match their hashes, graphs that ran, files that the manifest does not list, and stages."""
+
+    files: int
+    nbytes: int
+    graphs: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    layers: tuple[Stage, ...]
+
+
+def verify(
+    bundle: Path, *, checkpoint: str | None = None, threads: int | None = None, progress: Progress | None = None
+) -> Verification:
+    """Check a bundle folder: its hashes, that its graphs load and run and, with `checkpoint`, every stage of the text.
+
+    Raises the error of the first thing that is wrong:
+
+    HashMismatch or ManifestError for changed files, BundleError for a graph that does not load or a stage that differs
+    from the checkpoint beyond its precision, NonFiniteLogits for one that computes NaN.
+    """
+    manifest = read_manifest(bundle)
+    total = sum(record.size for record in manifest.files.values())
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress("hashes", done, total)
+
+    verify_files(bundle, manifest, advance)
+    provider = find_provider(manifest.device)
+    count = threads or provider.default_threads()
+    for number, (name, graph) in enumerate(manifest.graphs.items()):
+        if progress is not None:
+            progress(f"graph {name}", number, len(manifest.graphs))
+        _try(Graph(bundle / graph.file, provider, count), name, manifest)
+    layers = () if checkpoint is None else tuple(_compare(bundle, manifest, checkpoint, provider, count, progress))
+    unlisted = sorted({path.name for path in bundle.iterdir()} - manifest.files.keys() - {MANIFEST_NAME})
+    return Verification(len(manifest.files), total, tuple(manifest.graphs), tuple(unlisted), layers)
+
+
+def _try(graph: Graph, name: str, manifest: Manifest) -> None:
+    """Run a graph that takes token ids once; others have loaded, which is what can be said without their inputs."""
+    try:
+        if "input_ids" in graph.inputs and "attention_mask" in graph.inputs:
+            logits = graph.run(_feeds(graph, _ids(manifest), manifest), ["logits"])["logits"]
+            if not np.isfinite(logits).all():
+                found = logits[~np.isfinite(logits)][0]
+                raise NonFiniteLogits(
+                    f"{graph.path}: graph {name} computes {found} for a few tokens: export the checkpoint again"
+                )
+    finally:
+        graph.close()
+
+
+def _ids(manifest: Manifest) -> np.ndarray:
+    """A fixed sequence that touches rows of the whole embedding: int64 (n,)."""
+    limit = min(TOKENS, manifest.text.rotary[0].limit)
+    return np.random.default_rng(0).integers(0, manifest.text.vocab_size, limit, dtype=np.int64)
+
+
+def _feeds(graph: Graph, ids: np.ndarray, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Inputs of a first step over `ids`, without a past."""
+    text = manifest.text
+    past = {
+        name: np.zeros((1, text.kv_heads, 0, text.head_dim), tensor.dtype)
+        for name, tensor in graph.inputs.items() if name.startswith("past_key_values.")
+    }
+    return {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64), **past}
+
+
+def _compare(
+    bundle: Path, manifest: Manifest, source: str, provider: Provider, threads: int, progress: Progress | None
+) -> Iterator[Stage]:
+    """Every stage of the text decoder in order. Raises BundleError at the first that differs."""
+    allowed = _allowances(bundle, manifest)
+    with open_checkpoint(resolve(source)) as checkpoint:
+        raw = read_config(checkpoint.config_path)
+        family = families.for_architecture(raw.architecture())
+        config = family.read(raw)
+        if (family.NAME, family.text_model(config, manifest.text.rotary)) != (manifest.family, manifest.text):
+            raise CheckpointError(
+                f"{source} has another shape than {bundle}: give the checkpoint that the bundle was exported from"
+            )
+        shapes = families.weight_shapes(family.build(config, provider))
+        binding = bind(
+            family.rules(config), {name: info.shape for name, info in checkpoint.tensors.items()},
+            {name: shape for name, shape in shapes.items() if name not in families.ROTARY},
+        )
+
+        def read(weight: str, start: int, stop: int) -> np.ndarray:
+            return read_weight(checkpoint, binding.weights[weight], shapes[weight], start, stop)
+
+        decoder = Decoder(family.decoder(config), family.rotary(config)[0], read)
+        ids = _ids(manifest)
+        values = _probe(bundle, manifest, ids, provider, threads)
+        total = 2 * manifest.text.layers + 2
+        for number, (name, computed, reference) in enumerate(_stages(decoder, ids, values)):
+            stage = Stage(name, _relative(computed, reference), allowed[name])
+            if not stage.error <= stage.allowed:
+                raise BundleError(
+                    f"{bundle}: {name} differs from the checkpoint by {stage.error:.2%}, its precision explains "
+                    f"{stage.allowed:.2%}: export the checkpoint again; if it stays, please report it"
+                )
+            if progress is not None:
+                progress(name, number + 1, total)
+            yield stage
+
+
+def _probe(
+    bundle: Path, manifest: Manifest, ids: np.ndarray, provider: Provider, threads: int
+) -> Mapping[str, np.ndarray]:
+    """What flows between the stages of the text graph for `ids`: float32 (n, width) by name of the value."""
+    path = bundle / manifest.graphs[TEXT].file
+    model = ir.load(path)
+    wanted = {EMBEDDED, *_probed(manifest.text.layers)}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in wanted and value not in model.graph.outputs:
+                value.type = ir.TensorType(ir.DataType[provider.activation_dtype.replace("float32", "float").upper()])
+                model.graph.outputs.append(value)
+    graph = Graph(path, provider, threads, model=ir.to_proto(model).SerializeToString())
+    try:
+        feeds = _feeds(graph, ids, manifest) | {"logits_rows": np.arange(len(ids), dtype=np.int64)}
+        values = graph.run(feeds, [*sorted(wanted), "logits"])
+    finally:
+        graph.close()
+    return {name: value[0].astype(np.float32) for name, value in values.items()}
+
+
+def _probed(layers: int) -> list[str]:
+    """Names of the residual stream before each half of each layer and of what that half adds to it."""
+    names: list[str] = []
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        names += [f"{prefix}.self_attn.o_proj.matmul", f"{prefix}.post_attention_layernorm.3"]
+        names += [f"{prefix}.mlp.down_proj.matmul", _after(layer, layers)]
+    return names
+
+
+def _after(layer: int, layers: int) -> str:
+    """Name of the residual stream behind a layer."""
+    return f"model.layers.{layer + 1}.input_layernorm.3" if layer + 1 < layers else "model.norm.3"
+
+
+def _stages(
+    decoder: Decoder, ids: np.ndarray, values: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, what the graph computed, and what the reference makes of the same input; in order."""
+    layers = decoder.shape.layers
+    yield "embedding", values[EMBEDDED], decoder.embed(ids)
+    stream = values[EMBEDDED]
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        yield f"layer {layer} attention", values[f"{prefix}.self_attn.o_proj.matmul"], decoder.attend(stream, layer)
+        stream = values[f"{prefix}.post_attention_layernorm.3"]
+        added = decoder.feed_forward(stream, layer)
+        yield f"layer {layer} feed-forward", values[f"{prefix}.mlp.down_proj.matmul"], added
+        stream = values[_after(layer, layers)]
+    yield "head", values["logits"], decoder.logits(stream)
+
+
+def _allowances(bundle: Path, manifest: Manifest) -> dict[str, float]:
+    """Stage → the relative error that the formats of its weights explain."""
+    records = {record.name: record for record in manifest.report}
+    head = "lm_head.weight" if "lm_head.weight" in records else "model.embed_tokens.weight"
+    weights: dict[str, tuple[str, ...]] = {"embedding": ("model.embed_tokens.weight",), "head": (head,)}
+    for layer in range(manifest.text.layers):
+        attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
+        weights[f"layer {layer} attention"] = (f"{attention}.qkv_proj.weight", f"{attention}.o_proj.weight")
+        weights[f"layer {layer} feed-forward"] = (f"{mlp}.gate_up_proj.weight", f"{mlp}.down_proj.weight")
+    return {
+        stage: max(NOISE[_kind(records[name])] for name in names)
+        + AMPLIFICATION * math.hypot(*(_plausible(bundle, records[name]) for name in names))
+        for stage, names in weights.items()
+    }
+
+
+def _plausible(bundle: Path, record: TensorRecord) -> float:
+    """The reported error of a weight, which must be one that its format can cause."""
+    worst = WORST_WEIGHT[_kind(record)]
+    if not record.relative_error <= worst:
+        raise BundleError(
+            f"{bundle}: {record.name} lost {record.relative_error:.2%} when it was stored as {record.format}, which "
+            f"explains {worst:.2%} at most: export the checkpoint again with another precision"
+        )
+    return record.relative_error
+
+
+def _kind(record: TensorRecord) -> str:
+    """float32, float16, int8 or int4."""
+    return record.format if record.format.startswith("float") else f"int{record.format.partition('-')[0][-1]}"
+
+
+def _relative(computed: np.ndarray, reference: np.ndarray) -> float:
+    """Frobenius norm of the difference over that of the reference; infinite where a value is not finite."""
+    norm = float(np.linalg.norm(reference))
+    error = float(np.linalg.norm(computed - reference))
+    return error / norm if norm and math.isfinite(error) else (0.0 if error == 0 else math.inf)
