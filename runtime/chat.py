@@ -96,7 +96,7 @@ class ChatTemplate:
         marks = _Marks(self._edges, self._inside, placeholders, written.union(self._template.source))
         prepared = prepare(messages, marks.media)
         given = {**self._checked(variables), **self._place_tools(prepared, tools), "messages": prepared}
-        given |= {**self._special_tokens, "add_generation_prompt": add_generation_prompt}
+        given["add_generation_prompt"] = add_generation_prompt
         size = sum(map(len, texts)) + len(self._template.source)
         text = self._run(marks.guard(given), marks, size)
         if self._composes:
@@ -122,7 +122,7 @@ class ChatTemplate:
         """Render. Raises RequestError if that fails, or if the template left something unread that a message says."""
         messages = [_Watched(message) for message in given["messages"]]
         try:
-            text = self._template.render({**given, "messages": messages}, size)
+            text = self._template.render({**given, **self._special_tokens, "messages": messages}, size)
         except jinja2.TemplateError as error:
             raise RequestError(
                 f"{self._name}: the chat template refuses these messages: {marks.restore(_one_line(error))}"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgephi.runtime.chat import ChatTemplate, Message
+from edgephi.runtime.chat import ChatTemplate
 from edgephi.runtime.errors import BundleError, RequestError
-from edgephi.runtime.messages import Media, media
+from edgephi.runtime.messages import Media, Message, media
 from edgephi.runtime.tokens import Segment, Tokenizer
 
 CONTROLS = (

@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgephi
-from edgephi.runtime.chat import ChatTemplate, Message
+from edgephi.runtime.chat import ChatTemplate
 from edgephi.runtime.errors import RequestError
+from edgephi.runtime.messages import Message
 from edgephi.runtime.tokens import Segment, Tokenizer
 
 BESIDE = Path(edgephi.__file__).parent.parent / "shared" / "data"
@@ -100,7 +101,8 @@ class Published:
     theirs: Any
 
     def their_ids(self, text: str) -> list[int]:
-        return list(self.theirs(text, add_special_tokens=False)["input_ids"])
+        ids: list[int] = self.theirs(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def their_chat(self, messages: Sequence[Message], *, prompt: bool) -> list[int]:
         return list(

@@ -69,7 +69,7 @@ def test_a_control_token_across_a_border_of_trust_stays_text(tmp_path: Path) -> 
     for pieces in (("<", "c>"), ("<c", ">"), ("<c>", "")):
         for trusts in ((True, False), (False, True), (False, False)):
             segments = [Segment(text, trusted=trust) for text, trust in zip(pieces, trusts, strict=True)]
-            whole = pieces[0] == "<c>" and trusts[0]
+            whole = "<c>" in (segment.text for segment in segments if segment.trusted)
             assert (257 in tokenizer.encode_segments(segments)) is whole
     assert tokenizer.encode_segments([Segment("<", trusted=True), Segment("c>", trusted=True)]) == [257]
 
