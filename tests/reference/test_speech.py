@@ -27,6 +27,7 @@ SHAPES = {
         bias_distance=37, output=16,
     ),
 }
+PLACEHOLDER = 7  # any token id: all of a prompt is one recording here
 SECOND = 98  # frames of one second: (16,000 - 400) // 160 + 1
 TOLERANCE = 1e-4  # of the largest feature, both sides float32; what is seen is below 1e-5
 
@@ -68,7 +69,7 @@ class Pair:
     def expected(self, frames: np.ndarray, mode: int) -> np.ndarray:
         """Features of one clip (frames, mel_bins), as transformers encodes a single clip: without a mask."""
         tokens = -(-len(frames) // self.shape.subsampling)
-        ids = torch.full((1, tokens), self.reference.config.audio_config.audio_token_id)
+        ids = torch.full((1, tokens), PLACEHOLDER)
         with torch.no_grad():
             merged = self.reference(
                 ids, torch.zeros(1, tokens, self.shape.output), torch.from_numpy(frames)[None], torch.tensor([tokens]),
@@ -105,7 +106,7 @@ def build(shape: ConformerShape, seed: int) -> Pair:
         num_attention_heads=shape.heads, ext_pw_out_channel=shape.hidden,
         depthwise_separable_out_channel=shape.hidden, kernel_size=shape.kernel, input_size=shape.mel_bins,
         time_reduction=shape.subsampling, bias_max_distance=shape.bias_distance, nemo_conv_channels=shape.channels,
-        audio_token_id=7,
+        audio_token_id=PLACEHOLDER,
     )
     config = Phi4MultimodalConfig(audio_config=audio, hidden_size=shape.output, num_hidden_layers=1, embd_pdrop=0.0)
     reference = Phi4MultimodalAudioEmbedding(config).eval()
