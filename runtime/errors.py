@@ -13,7 +13,8 @@ The text of an error says what was found, where, what is allowed and what to do,
     │   └── HashMismatch           a file is not the one that was exported
     ├── ProviderUnavailable        a requested device cannot serve
     ├── RequestError               an option or a message that cannot be honoured
-    │   └── ContextOverflow        prompt and answer do not fit the context
+    │   ├── ContextOverflow        prompt and answer do not fit the context
+    │   └── MediaError             an image or a recording that cannot be read, or that is over a limit
     ├── SessionBusy                another answer is still being generated
     ├── NonFiniteLogits            the model produced NaN or infinity
     └── MissingDependency          an optional part is not installed
@@ -68,6 +69,10 @@ class RequestError(EdgePhiError):
 
 class ContextOverflow(RequestError):
     """Prompt and answer do not fit into the context."""
+
+
+class MediaError(RequestError):
+    """An image or a recording is damaged, of a kind that is not read, or over a limit."""
 
 
 class SessionBusy(EdgePhiError):

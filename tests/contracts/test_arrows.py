@@ -42,8 +42,9 @@ INSIDE = {
     "runtime.sampling": ("runtime.errors",),
     "runtime.tokens": ("runtime.errors",),
     "runtime.stops": ("runtime.errors",),
-    "runtime.image": ("runtime.errors", "runtime.image"),
-    "runtime.audio": ("runtime.errors", "runtime.audio"),
+    "runtime.media": ("runtime.errors",),
+    "runtime.image": ("runtime.errors", "runtime.media", "runtime.image"),
+    "runtime.audio": ("runtime.errors", "runtime.media", "runtime.audio"),
     "runtime.graphs": ("runtime.errors", "runtime.manifest", "runtime.providers"),
 }
 NEVER_IN_DECODE = ("runtime.tokens", "runtime.chat", "runtime.stops", "runtime.session", "runtime.cli")
