@@ -11,9 +11,9 @@ import hashlib
 import re
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..runtime.manifest import parse_object, printable
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+ADAPTER_NAME = "adapter_model.safetensors"
 MAXIMUM_HEADER = 32 << 20
 MAXIMUM_INDEX = 64 << 20
 MAXIMUM_RANK = 8
@@ -108,9 +109,22 @@ class Checkpoint:
     def __init__(self, folder: Path, shards: Mapping[Path, Shard], tensors: Mapping[str, TensorInfo], stack: ExitStack):
         self.folder = folder
         self.config_path = folder / CONFIG_NAME
-        self.tensors = tensors
-        self._shards = shards
+        self.tensors: Mapping[str, TensorInfo] = dict(tensors)
+        self._shards = dict(shards)
         self._stack = stack
+
+    def include(self, folders: Sequence[str]) -> None:
+        """Open the adapters in these folders of the checkpoint too; each of their tensors is named `folder.name`.
+
+        Raises WeightMismatch as `open_checkpoint` does.
+        """
+        tensors = dict(self.tensors)
+        for folder in folders:
+            path = self.folder / folder / ADAPTER_NAME
+            self._shards[path] = _open(path, self._stack)
+            for info in _read_header(self._shards[path]):
+                tensors[f"{folder}.{info.name}"] = replace(info, name=f"{folder}.{info.name}")
+        self.tensors = tensors
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -170,10 +184,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         shards: dict[Path, Shard] = {}
         tensors: dict[str, TensorInfo] = {}
         for path in sorted({*placed.values()} if placed else {folder / SINGLE_NAME}):
-            try:
-                shards[path] = Shard(path, stack.enter_context(FileIO(path)))
-            except OSError as error:
-                raise WeightMismatch(f"{path} cannot be opened ({error.strerror}): {ADVICE}") from error
+            shards[path] = _open(path, stack)
             for info in _read_header(shards[path]):
                 if info.name in tensors:
                     first = tensors[info.name].shard
@@ -182,6 +193,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if placed:
             _check_index(folder, placed, tensors)
         return Checkpoint(folder, shards, tensors, stack.pop_all())
+
+
+def _open(path: Path, stack: ExitStack) -> Shard:
+    try:
+        return Shard(path, stack.enter_context(FileIO(path)))
+    except OSError as error:
+        raise WeightMismatch(f"{path} cannot be opened ({error.strerror}): {ADVICE}") from error
 
 
 def _index(folder: Path) -> dict[str, Path]:

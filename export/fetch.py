@@ -6,16 +6,21 @@ Boundary: the only file of export that may use the network, and only when the so
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.errors import CheckpointError, MissingDependency
 from ..runtime.manifest import printable
 
+INDEX = "model.safetensors.index.json"
+ADAPTER_SETTINGS = "*-lora/adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
 # what an export reads; remote code (*.py) and copies in other formats are never fetched
 FILES = (
-    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
+    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors", INDEX,
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "preprocessor_config.json", "processor_config.json", "LICENSE*", "README.md",
+    ADAPTER_SETTINGS,
 )
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,95}/[A-Za-z0-9][A-Za-z0-9._\-]{0,95}")
@@ -33,10 +38,15 @@ def resolve(source: str) -> Path:
             f"{printable(source)} is no folder here and no hub id: "
             "give a checkpoint folder, or an id such as microsoft/Phi-4-mini-instruct"
         )
-    return _download(source)
+    fetched = _download(source, FILES)
+    index = fetched / INDEX
+    adapters = [f"{settings.parent.name}/{ADAPTER}" for settings in fetched.glob(ADAPTER_SETTINGS)]
+    if adapters and not (index.is_file() and ".lora_A." in index.read_text(encoding="utf-8", errors="replace")):
+        _download(source, adapters)  # else the shards hold them too
+    return fetched
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, files: Sequence[str]) -> Path:
     """The newest revision, from the hub or from its cache; what an earlier, interrupted call fetched is kept."""
     try:
         from huggingface_hub import errors, snapshot_download
@@ -45,7 +55,7 @@ def _download(hub_id: str) -> Path:
             f"{hub_id} must be fetched, which needs huggingface_hub: run `pip install 'edgephi[export]'`"
         ) from error
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{hub_id} is gated: accept its terms on the hub, run `hf auth login`, then export again"

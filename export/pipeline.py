@@ -61,12 +61,17 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Options:
-    """How a checkpoint is to be exported. `method` quantizes what the precision puts into blocks."""
+    """How a checkpoint is to be exported. `method` quantizes what the precision puts into blocks.
+
+    Without a precision of their own, encoders and adapters have that of the decoder, INT8 at the least.
+    """
 
     precision: str = "int4"
     preset: str = "balanced"
     method: str = "grid_search"
     device: str = "cpu"
+    encoder_precision: str | None = None
+    adapter_precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class Blueprint:
 
 def export(
     source: str | Path, output: str | Path, *, precision: str = "int4", preset: str = "balanced",
-    method: str = "grid_search", device: str = "cpu", threads: int | None = None, progress: Progress | None = None,
+    method: str = "grid_search", device: str = "cpu", encoder_precision: str | None = None,
+    adapter_precision: str | None = None, threads: int | None = None, progress: Progress | None = None,
 ) -> ExportReport:
     """Turn a published checkpoint into a bundle folder.
 
@@ -98,7 +104,7 @@ def export(
     ExportError for what is wrong with the export, ProviderUnavailable for a device that is not known.
     """
     started = time.monotonic()
-    options = Options(precision, preset, method, device)
+    options = Options(precision, preset, method, device, encoder_precision, adapter_precision)
     provider = find_provider(device)
     with open_checkpoint(resolve(str(source))) as checkpoint:
         blueprint = design(checkpoint, options, provider)
@@ -126,6 +132,7 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     raw = read_config(checkpoint.config_path)
     family = families.for_architecture(raw.architecture())
     config = family.read(raw)
+    checkpoint.include(family.adapter_folders(config))
     graphs = family.build(config, provider)
     shapes = families.weight_shapes(graphs)
     tables = family.rotary(config)
@@ -136,7 +143,10 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     try:
         method = methods.find(options.method)
         weights = [plan.Weight(name, shape, _role(name, graphs, family)) for name, shape in shapes.items()]
-        formats = plan.plan(weights, options.precision, options.preset)
+        formats = plan.plan(
+            weights, options.precision, options.preset, encoder_precision=options.encoder_precision,
+            adapter_precision=options.adapter_precision,
+        )
     except ValueError as error:
         raise ExportError(str(error)) from error
     parts = {

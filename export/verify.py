@@ -133,6 +133,7 @@ def _compare(
         raw = read_config(checkpoint.config_path)
         family = families.for_architecture(raw.architecture())
         config = family.read(raw)
+        checkpoint.include(family.adapter_folders(config))
         if (family.NAME, family.text_model(config, manifest.text.rotary)) != (manifest.family, manifest.text):
             raise CheckpointError(
                 f"{source} has another shape than {bundle}: give the checkpoint that the bundle was exported from"

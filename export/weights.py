@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ..runtime.errors import WeightMismatch
@@ -70,7 +70,14 @@ class Drop:
     layers: int = 0
 
 
-Rule = Rename | Join | Split | Tie | Drop
+@dataclass(frozen=True)
+class Strip:
+    """`part` is left out of every tensor's name before any other rule sees it."""
+
+    part: str
+
+
+Rule = Rename | Join | Split | Tie | Drop | Strip
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,23 @@ def bind(rules: Sequence[Rule], tensors: Mapping[str, Shape], weights: Mapping[s
     Raises WeightMismatch naming both sides: tensors that are missing, left over or misshapen, and weights that no rule
     fills.
     """
+    stripped = {_strip(name, rules): name for name in tensors}
+    if len(stripped) < len(tensors):
+        twice = sorted(name for name in tensors if stripped[_strip(name, rules)] != name)
+        raise WeightMismatch(
+            f"{_problem('in the checkpoint twice, once under a wrapped name', twice)}: keep one of each"
+        )
+    binding = _bind(rules, {name: tensors[full] for name, full in stripped.items()}, weights)
+    return Binding(
+        {
+            weight: tuple(replace(piece, tensor=stripped[piece.tensor]) for piece in pieces)
+            for weight, pieces in binding.weights.items()
+        },
+        tuple((stripped[copy], stripped[original]) for copy, original in binding.copies),
+    )
+
+
+def _bind(rules: Sequence[Rule], tensors: Mapping[str, Shape], weights: Mapping[str, Shape]) -> Binding:
     copies = tuple((rule.source, rule.target) for rule in rules if isinstance(rule, Tie) and rule.source in tensors)
     dropped = {name for rule in rules if isinstance(rule, Drop) for name in _names(rule.source, rule.layers)}
     maps = [each for rule in rules if isinstance(rule, Rename | Join | Split) for each in _each_layer(rule)]
@@ -194,6 +218,13 @@ def _each_layer(rule: Rename | Join | Split) -> Iterator[Rename | Join | Split]:
             yield Split(name(rule.source), tuple(map(name, rule.targets)), reshape=rule.reshape)
         else:
             yield Rename(name(rule.source), name(rule.target), 0, rule.scale, rule.reshape, rule.pad)
+
+
+def _strip(name: str, rules: Sequence[Rule]) -> str:
+    for rule in rules:
+        if isinstance(rule, Strip):
+            name = name.replace(rule.part, "")
+    return name
 
 
 def _names(pattern: str, layers: int) -> list[str]:

@@ -38,16 +38,29 @@ class Weight:
     role: Role
 
 
-def plan(weights: Iterable[Weight], precision: str, preset: str) -> dict[str, Format]:
+def plan(
+    weights: Iterable[Weight], precision: str, preset: str, *, encoder_precision: str | None = None,
+    adapter_precision: str | None = None,
+) -> dict[str, Format]:
     """The format of every weight by name. Raises ValueError for a precision or a preset that does not exist.
 
+    Encoders and adapters follow `precision`, but at INT8 where that is INT4, unless their own precision is given.
     What cannot be cut into blocks (not a matrix, or with fewer inputs than the smallest block) stays float32.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not known: choose one of {', '.join(PRECISIONS)}")
+    for asked in (precision, encoder_precision, adapter_precision):
+        if asked is not None and asked not in PRECISIONS:
+            raise ValueError(f"precision {asked!r} is not known: choose one of {', '.join(PRECISIONS)}")
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is not known: choose one of {', '.join(PRESETS)}")
-    return {weight.name: _format(weight, precision, PRESETS[preset]) for weight in weights}
+    by_role = {"encoder": beside(precision, encoder_precision), "lora": beside(precision, adapter_precision)}
+    return {
+        weight.name: _format(weight, by_role.get(weight.role, precision), PRESETS[preset]) for weight in weights
+    }
+
+
+def beside(precision: str, own: str | None) -> str:
+    """The precision of an encoder or an adapter beside a decoder of `precision`: its own, INT8 at the least if not."""
+    return own or ("int8" if precision == "int4" else precision)
 
 
 def _format(weight: Weight, precision: str, block_size: int) -> Format:
@@ -55,7 +68,7 @@ def _format(weight: Weight, precision: str, block_size: int) -> Format:
         return FloatFormat("float32")
     if precision == "fp16":
         return FloatFormat("float16")
-    if weight.role == "linear" and precision == "int4":
+    if weight.role in ("linear", "encoder", "lora") and precision == "int4":
         wanted = BlockFormat(4, block_size)
     else:
         wanted = BlockFormat(8, _LORA_BLOCK if weight.role == "lora" else _INT8_BLOCK, symmetric=True)

@@ -49,6 +49,9 @@ class Family(Protocol):
     def read(self, raw: ConfigReader) -> Any:
         """The family's Config from config.json. Raises ConfigMismatch."""
 
+    def adapter_folders(self, config: Any) -> tuple[str, ...]:
+        """Folders beside config.json whose adapters are part of the model; their tensors are named `folder.name`."""
+
     def rules(self, config: Any) -> tuple[Rule, ...]:
         """How the tensors of a checkpoint become weights of the graphs."""
 

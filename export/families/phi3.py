@@ -37,6 +37,11 @@ def read(raw: ConfigReader) -> Config:
     return text_config.read_text_config(raw)
 
 
+def adapter_folders(config: Config) -> tuple[str, ...]:
+    """None: what is trained on top of such a checkpoint is merged into it."""
+    return ()
+
+
 def rules(config: Config) -> tuple[Rule, ...]:
     """Published names are the names of the weights; only the head of a tied checkpoint may be stored twice."""
     layered = [f"{LAYER}{name}.weight" for name in (*LINEARS, *NORMS)]
