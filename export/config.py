@@ -17,6 +17,7 @@ from ..runtime.manifest import MAXIMUM_BYTES, MAXIMUM_INTEGER, RecommendedSampli
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
 ADVICE = "check the checkpoint"
+LARGEST_COUNT = 1 << 20  # of heads, layers, rows, positions: far beyond any model, far below any overflow
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -48,6 +49,15 @@ class ConfigReader:
         """The value of `key`, or `default` where it is absent or null. Raises ConfigMismatch for another type."""
         value = self._take(key, kind)
         return default if value is None else value
+
+    def count(self, key: str, largest: int = LARGEST_COUNT) -> int:
+        """The value of `key`: an integer from 1 to `largest`. Raises ConfigMismatch, also where it is missing."""
+        value = self.require(key, int)
+        if not 1 <= value <= largest:
+            raise ConfigMismatch(
+                f"{self.path}: {self._prefix}{key} is {value}, a count from 1 to {largest} is needed: {ADVICE}"
+            )
+        return value
 
     def expect(self, key: str, *allowed: object, default: object = None) -> None:
         """The value of `key` (or `default`, where it is absent or null) must be among `allowed`.

@@ -45,7 +45,7 @@ class Table:
 
 def read_rope(raw: ConfigReader, head_dim: int) -> Rope:
     """Read theta, the rotary part and `rope_scaling` or its newer spelling `rope_parameters`. Raises ConfigMismatch."""
-    context = raw.require("max_position_embeddings", int)
+    context = raw.count("max_position_embeddings")
     block = raw.section("rope_parameters") or raw.section("rope_scaling")
     raw.ignore("rope_scaling")  # transformers writes both spellings side by side
     if block is None:

@@ -68,20 +68,25 @@ def read_text_config(raw: ConfigReader) -> TextConfig:
     for key in ("full_attn_mod", "interpolate_factor"):
         raw.expect(key, 1, default=1)
     raw.ignore(*_WITHOUT_EFFECT)
-    hidden, heads = raw.require("hidden_size", int), raw.require("num_attention_heads", int)
+    hidden, heads = raw.count("hidden_size"), raw.count("num_attention_heads")
     head_dim = raw.optional("head_dim", int, None) or hidden // heads
     kv_heads = raw.optional("num_key_value_heads", int, None) or heads
-    if head_dim * heads != hidden or heads % kv_heads:
+    if head_dim * heads != hidden or kv_heads < 1 or heads % kv_heads:
         raise ConfigMismatch(
             f"{raw.path}: {heads} heads of {head_dim} over {kv_heads} key/value heads do not divide a hidden size of "
             f"{hidden}; heads × head_dim must be the hidden size and key/value heads must divide heads: "
             "check the checkpoint"
         )
     rope = read_rope(raw, head_dim)
-    window = raw.optional("sliding_window", int, None)
+    if head_dim % 16 or rope.rotary_dim % 16:
+        raise ConfigMismatch(
+            f"{raw.path}: heads of {head_dim} with {rope.rotary_dim} rotary dimensions have no attention kernel; "
+            "both must be multiples of 16: use a checkpoint of such a shape"
+        )
+    window = None if raw.optional("sliding_window", int, None) is None else raw.count("sliding_window")
     return TextConfig(
-        vocabulary=raw.require("vocab_size", int), hidden=hidden, intermediate=raw.require("intermediate_size", int),
-        layers=raw.require("num_hidden_layers", int), heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        vocabulary=raw.count("vocab_size"), hidden=hidden, intermediate=raw.count("intermediate_size"),
+        layers=raw.count("num_hidden_layers"), heads=heads, kv_heads=kv_heads, head_dim=head_dim,
         norm_epsilon=raw.require("rms_norm_eps", float),
         # a window of at least the context never hides anything
         sliding_window=window if window is not None and window < rope.context_length else None,

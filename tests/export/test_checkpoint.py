@@ -218,7 +218,7 @@ def test_missing_shards_are_listed(sharded: Path) -> None:
 ])
 def test_an_index_that_points_elsewhere(sharded: Path, place: object) -> None:
     edit_index(sharded, lambda placed: placed.update({"model.norm.weight": place}))
-    with pytest.raises(WeightMismatch, match="only \\*.safetensors files of the same folder") as caught:
+    with pytest.raises(WeightMismatch, match=r"only \*\.safetensors files of the same folder") as caught:
         open_checkpoint(sharded)
     assert_one_line(caught.value, INDEX_NAME)
 
@@ -243,7 +243,7 @@ def test_every_disagreement_of_the_index_is_listed_at_once(sharded: Path) -> Non
 def test_a_tensor_that_two_shards_hold(sharded: Path) -> None:
     first, second = sorted(sharded.glob("*.safetensors"))[:2]
     shutil.copy(first, second)
-    with pytest.raises(WeightMismatch, match="lies in .* and in"):
+    with pytest.raises(WeightMismatch, match=r"lies in .* and in"):
         open_checkpoint(sharded)
 
 
