@@ -1,0 +1,84 @@
+"""`python -m edgephi.benchmarks VERB`: makes what is measured, and measures it.
+
+Boundary: options in, reports out. Reports go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from edgephi.runtime.errors import EdgePhiError
+
+from . import checkpoints, export_cost, shapes
+
+
+@click.group()
+def cli() -> None:
+    """Measures edgephi."""
+
+
+@cli.command()
+@click.argument("shape", type=click.Choice(sorted(shapes.SHAPES)))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint.")
+@click.option("--layers", type=click.IntRange(min=1), help="Default: as many as the published model has.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def checkpoint(shape: str, output: Path, layers: int | None, seed: int) -> None:
+    """Write a checkpoint of random weights with the shape of a published model."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    chosen = shapes.find(shape)
+    if layers is not None:
+        chosen = replace(chosen, layers=layers)
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing", total=None)
+
+        def progress(tensor: str, done: int, total: int) -> None:
+            bar.update(task, description=tensor, completed=done, total=total)
+
+        nbytes = checkpoints.write(chosen, output, seed, progress)
+    click.echo(f"{output}: {nbytes / 1e9:.2f} GB of random weights", err=True)
+
+
+@cli.command("export-cost")
+@click.argument("checkpoint_folders", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--case", "cases", multiple=True, default=["int4:balanced"], show_default=True,
+    help="PRECISION or PRECISION:PRESET; may be given several times.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder that keeps the bundles; default: none.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: what the export chooses.")
+@click.option(
+    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
+    help="Folder of the result files.",
+)
+def measure_export(
+    checkpoint_folders: tuple[Path, ...], cases: tuple[str, ...], output: Path | None, threads: int | None,
+    results: Path,
+) -> None:
+    """Export each CHECKPOINT in a process of its own and note time, memory and sizes."""
+    chosen = [export_cost.Case.parse(case) for case in cases]
+    costs = [
+        cost for folder in checkpoint_folders
+        for cost in export_cost.measure(folder.resolve(), chosen, output, threads, results)
+    ]
+    click.echo(export_cost.table(costs))
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line and exit code 1."""
+    try:
+        cli(prog_name="python -m edgephi.benchmarks")
+    except EdgePhiError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

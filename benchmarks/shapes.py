@@ -1,0 +1,160 @@
+"""The published Phi models as numbers: config.json, tensors and chat format of each, without any weights.
+
+Boundary: facts of the published configurations (Phi-4-mini, Phi-4, Phi-4-reasoning, Phi-3.5-mini, Phi-3-mini-4k),
+except LongRoPE factors, which are a geometric series of the published length and range. Makes no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgephi.runtime.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Control tokens by text, the ids that end an answer (the last one also ends a text), and the template."""
+
+    controls: tuple[tuple[str, int], ...]
+    ends: tuple[int, ...]
+    padding: int
+    template: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Phi3ForCausalLM: sizes as config.json names them; `original_context` differs from `context` under LongRoPE."""
+
+    name: str
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context: int
+    original_context: int
+    theta: float
+    chat: Chat
+    rotary_fraction: float = 1.0
+    sliding_window: int | None = None
+    tied: bool = False
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every tensor of the checkpoint, in the published order."""
+        head_dim = self.hidden // self.heads
+        fused = (self.heads + 2 * self.kv_heads) * head_dim
+        tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
+        for layer in range(self.layers):
+            prefix = f"model.layers.{layer}"
+            tensors |= {
+                f"{prefix}.input_layernorm.weight": (self.hidden,),
+                f"{prefix}.mlp.down_proj.weight": (self.hidden, self.intermediate),
+                f"{prefix}.mlp.gate_up_proj.weight": (2 * self.intermediate, self.hidden),
+                f"{prefix}.post_attention_layernorm.weight": (self.hidden,),
+                f"{prefix}.self_attn.o_proj.weight": (self.hidden, self.hidden),
+                f"{prefix}.self_attn.qkv_proj.weight": (fused, self.hidden),
+            }
+        tensors["model.norm.weight"] = (self.hidden,)
+        return tensors if self.tied else tensors | {"lm_head.weight": (self.vocabulary, self.hidden)}
+
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        return {
+            "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+            "bos_token_id": self.chat.ends[-1], "embd_pdrop": 0.0, "eos_token_id": self.chat.ends[-1],
+            "hidden_act": "silu", "hidden_size": self.hidden, "initializer_range": 0.02,
+            "intermediate_size": self.intermediate, "max_position_embeddings": self.context, "model_type": "phi3", "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers, "num_key_value_heads": self.kv_heads,
+            "original_max_position_embeddings": self.original_context, "pad_token_id": self.chat.padding,
+            "partial_rotary_factor": self.rotary_fraction, "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+            "rope_scaling": self._longrope(), "rope_theta": self.theta, "sliding_window": self.sliding_window,
+            "tie_word_embeddings": self.tied, "torch_dtype": "bfloat16", "use_cache": True,
+            "vocab_size": self.vocabulary,
+        }
+
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json."""
+        return {
+            "bos_token_id": self.chat.ends[-1], "eos_token_id": list(self.chat.ends),
+            "pad_token_id": self.chat.padding,
+        }
+
+    def _longrope(self) -> dict[str, Any] | None:
+        if self.context == self.original_context:
+            return None
+        frequencies = int(self.hidden // self.heads * self.rotary_fraction) // 2
+        largest = self.context / self.original_context
+        steps = max(1, round(0.65 * frequencies))
+        long = [round(largest ** min(1.0, step / steps), 6) for step in range(frequencies)]
+        return {"type": "longrope", "short_factor": [1.0] * frequencies, "long_factor": long}
+
+
+# Messages of every format here are a control token for the role, the text and a control token for the end.
+_O200K = Chat(
+    controls=(
+        ("<|endoftext|>", 199999), ("<|endofprompt|>", 200018), ("<|assistant|>", 200019), ("<|end|>", 200020),
+        ("<|user|>", 200021), ("<|system|>", 200022), ("<|tool|>", 200023), ("<|/tool|>", 200024),
+        ("<|tool_call|>", 200025), ("<|/tool_call|>", 200026), ("<|tool_response|>", 200027), ("<|tag|>", 200028),
+    ),
+    ends=(200020, 199999), padding=199999,
+    template="{% for message in messages %}"
+             "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+             "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+)
+_CL100K = Chat(
+    controls=(
+        ("<|endoftext|>", 100257), ("<|im_start|>", 100264), ("<|im_end|>", 100265), ("<|im_sep|>", 100266),
+        ("<|dummy_85|>", 100349), ("<think>", 100350), ("</think>", 100351),
+    ),
+    ends=(100265, 100257), padding=100349,
+    template="{% for message in messages %}"
+             "{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
+             "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
+)
+_SENTENCEPIECE_32K = Chat(
+    controls=(
+        ("<|endoftext|>", 32000), ("<|assistant|>", 32001), ("<|system|>", 32006), ("<|end|>", 32007),
+        ("<|user|>", 32010),
+    ),
+    ends=(32007, 32000), padding=32000,
+    template="{% for message in messages %}"
+             "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
+             "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
+)
+
+
+def _mini(name: str) -> Shape:
+    return Shape(
+        name, hidden=3072, intermediate=8192, layers=32, heads=24, kv_heads=8, vocabulary=200064, context=131072,
+        original_context=4096, theta=10000.0, chat=_O200K, rotary_fraction=0.75, sliding_window=262144, tied=True,
+    )
+
+
+def _fourteen_billion(name: str, context: int, theta: float) -> Shape:
+    return Shape(
+        name, hidden=5120, intermediate=17920, layers=40, heads=40, kv_heads=10, vocabulary=100352, context=context,
+        original_context=context, theta=theta, chat=_CL100K,
+    )
+
+
+def _phi3(name: str, context: int, sliding_window: int) -> Shape:
+    return Shape(
+        name, hidden=3072, intermediate=8192, layers=32, heads=32, kv_heads=32, vocabulary=32064, context=context,
+        original_context=4096, theta=10000.0, chat=_SENTENCEPIECE_32K, sliding_window=sliding_window,
+    )
+
+
+SHAPES = {shape.name: shape for shape in (
+    _mini("phi-4-mini"), _mini("phi-4-mini-reasoning"), _fourteen_billion("phi-4", 16384, 250000.0),
+    _fourteen_billion("phi-4-reasoning", 32768, 500000.0), _fourteen_billion("phi-4-reasoning-plus", 32768, 500000.0),
+    _phi3("phi-3.5-mini", 131072, 262144), _phi3("phi-3-mini-4k", 4096, 2047),
+)}
+
+
+def find(name: str) -> Shape:
+    """The shape of a published model. Raises RequestError naming those that exist."""
+    if name not in SHAPES:
+        raise RequestError(f"no shape is called {name!r}: choose one of {', '.join(SHAPES)}")
+    return SHAPES[name]
