@@ -95,8 +95,8 @@ class Sampler:
             threshold = np.partition(scores, len(scores) - sampling.top_k)[len(scores) - sampling.top_k]
             ids = np.flatnonzero(scores >= threshold)
             scores = scores[ids]
-        scaled = scores.astype(np.float64)
-        weights = np.exp((scaled - scaled.max()) / sampling.temperature)
+        # shifted before it is divided: a small temperature cannot overflow
+        weights = np.exp((scores - scores.max()) / np.float32(sampling.temperature)).astype(np.float64)
         if sampling.top_p < 1:
             kept = _nucleus(weights, sampling.top_p)
             ids, weights = ids[kept], weights[kept]
@@ -123,17 +123,24 @@ def log_probability(logits: np.ndarray, token_id: int) -> float:
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """Indices of the fewest largest weights that together reach `top_p` of all, at least one."""
-    enough = top_p * weights.sum()
-    # All weights below this bound add up to less than 1 − top_p of the whole, so none of them is needed.
-    able = np.flatnonzero(weights >= (1 - top_p) * weights.sum() / len(weights))
-    order = able[np.argsort(-weights[able], kind="stable")]
-    above = np.concatenate(([0.0], weights[order].cumsum()[:-1]))
-    return np.sort(order[above < enough])
+    """Indices, in order, of the fewest largest weights that together reach `top_p` of all, at least one."""
+    total = float(weights.sum())
+    able, some, spare = np.arange(len(weights)), weights, (1 - top_p) * total
+    while True:
+        # Whatever is below this bound adds up to less than may be left out, so it is not needed.
+        needed = some >= spare / len(some)
+        count = int(np.count_nonzero(needed))
+        if not 0 < 2 * count <= len(some):
+            break
+        kept = some[needed]
+        able, some, spare = able[needed], kept, spare - (float(some.sum()) - float(kept.sum()))
+    order = np.argsort(-some, kind="stable")
+    above = np.concatenate(([0.0], some[order].cumsum()[:-1]))
+    return np.sort(able[order[above < top_p * total]])
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    return math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -313,8 +313,8 @@ def _provider(device: str, manifest: Manifest) -> Provider:
     provider = exported if device == "auto" else providers.find(device)
     if provider.activation_dtype != exported.activation_dtype:
         raise ProviderUnavailable(
-            f"device {device!r} computes in {provider.activation_dtype}, the bundle was exported for"
-            f" {manifest.device!r} in {exported.activation_dtype}: choose that device or export the checkpoint for this one"
+            f"device {device!r} computes in {provider.activation_dtype}, the bundle is for {manifest.device!r} and"
+            f" {exported.activation_dtype}: choose {manifest.device!r} or export the checkpoint for {device!r}"
         )
     return provider
 

@@ -1,0 +1,163 @@
+"""Sampling against transformers' own LogitsProcessor classes, and what is promised beyond them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgephi import RequestError
+from edgephi.runtime.sampling import Sampler, Sampling, log_probability
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import torch
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+VOCABULARY = 1000
+
+
+def _logits(seed: int, spread: float = 3.0, size: int = VOCABULARY) -> np.ndarray:
+    drawn: np.ndarray = np.random.default_rng(seed).standard_normal(size).astype(np.float32) * np.float32(spread)
+    return drawn
+
+
+def _theirs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -> np.ndarray:
+    """Probabilities by transformers, in the order in which its generate() applies the processors."""
+    processors: list[Any] = []
+    if sampling.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    processors.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        processors.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        processors.append(MinPLogitsWarper(sampling.min_p))
+    scores = LogitsProcessorList(processors)(torch.tensor([list(seen)], dtype=torch.long), torch.tensor(logits[None]))
+    probabilities: np.ndarray = torch.softmax(scores[0].double(), 0).numpy()
+    return probabilities
+
+
+def _ours(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -> np.ndarray:
+    ids, weights = Sampler(sampling, seen).distribution(logits)
+    probabilities = np.zeros(len(logits))
+    probabilities[ids] = weights / weights.sum(dtype=np.float64)
+    return probabilities
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("top_k", [0, 1, 50, VOCABULARY, 5000])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5, 0.01])
+@pytest.mark.parametrize("min_p", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("penalty", [1.0, 1.3, 0.7])
+def test_the_distribution_is_that_of_transformers(
+    temperature: float, top_k: int, top_p: float, min_p: float, penalty: float
+) -> None:
+    sampling = Sampling(temperature, top_k, top_p, min_p, penalty)
+    for seed in range(3):
+        logits = _logits(seed)
+        seen = [1, 5, 5, 17, int(logits.argmax())]
+        theirs = _theirs(logits, sampling, seen)
+        ours = _ours(logits, sampling, seen)
+        # The same tokens survive; both compute in float32, so probabilities agree to a few of its steps (6e-8).
+        assert np.array_equal(ours > 0, theirs > 0)
+        assert np.abs(ours - theirs).max() < 2e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 20.0), st.floats(0.01, 0.999), st.integers(1, 3000))
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(seed: int, spread: float, top_p: float, size: int) -> None:
+    logits = _logits(seed, spread, size)
+    ours = _ours(logits, Sampling(temperature=1.0, top_p=top_p), ())
+    full = np.exp((logits - logits.max()).astype(np.float64))
+    full /= full.sum()
+    kept = ours > 0
+    assert full[kept].sum() >= top_p - 1e-6
+    # without its smallest member it would not reach
+    assert full[kept].sum() - full[kept].min() < top_p + 1e-6
+    assert full[kept].min() >= full[~kept].max(initial=0.0)
+
+
+def test_tokens_that_tie_with_the_last_of_top_k_stay() -> None:
+    logits = np.array([1.0, 3.0, 2.0, 2.0, 2.0, 0.0], np.float32)
+    ids, _ = Sampler(Sampling(temperature=1.0, top_k=2)).distribution(logits)
+    assert ids.tolist() == [1, 2, 3, 4]
+    assert np.array_equal(_theirs(logits, Sampling(temperature=1.0, top_k=2), [0]) > 0, np.isin(np.arange(6), ids))
+
+
+def test_greedy_takes_the_largest_and_obeys_the_repetition_penalty() -> None:
+    logits = np.array([0.5, 3.0, 2.5, -4.0], np.float32)
+    sampler = Sampler(Sampling(repetition_penalty=1.5))
+    assert [sampler.choose(logits).token_id for _ in range(3)] == [1, 2, 1]  # 3.0 → 2.0, then 2.5 → 1.67
+    assert Sampler(Sampling()).choose(logits).token_id == 1
+    assert logits.tolist() == [0.5, 3.0, 2.5, -4.0]  # the model's logits are not written to
+
+
+def test_frequencies_follow_the_distribution() -> None:
+    logits = _logits(4, 1.0, 12)
+    sampler = Sampler(Sampling(temperature=0.8, seed=1))
+    drawn = np.bincount([sampler.choose(logits).token_id for _ in range(20000)], minlength=12) / 20000
+    wanted = _theirs(logits, Sampling(temperature=0.8), [0])
+    # five standard deviations of a frequency over 20,000 draws
+    assert (np.abs(drawn - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 20000) + 1e-9).all()
+
+
+def test_a_seed_repeats_and_no_seed_does_not() -> None:
+    def run(seed: int | None) -> list[int]:
+        sampler = Sampler(Sampling(temperature=1.0, seed=seed))
+        return [sampler.choose(_logits(step)).token_id for step in range(40)]
+
+    assert run(3) == run(3) != run(4)
+    assert run(None) != run(None)
+
+
+def test_a_tiny_temperature_neither_overflows_nor_warns() -> None:
+    logits = _logits(2)
+    sampler = Sampler(Sampling(temperature=1e-30, top_p=0.9))
+    assert sampler.choose(logits).token_id == int(logits.argmax())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5, 10, 0.9, 0.1, 1.3, 0)])
+def test_log_probabilities_are_those_of_the_model_itself(sampling: Sampling) -> None:
+    logits = _logits(9)
+    choice = Sampler(sampling, [3, 4], logprobs=True).choose(logits)
+    wanted = torch.log_softmax(torch.tensor(logits).double(), 0)
+    assert choice.logprob is not None and math.isclose(choice.logprob, float(wanted[choice.token_id]), abs_tol=1e-5)
+    assert math.isclose(log_probability(logits, 7), float(wanted[7]), abs_tol=1e-5)
+    assert Sampler(sampling).choose(logits).logprob is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("temperature", -0.1, "0 (greedy) to 100"), ("temperature", math.nan, "greedy"), ("temperature", "hot", "greedy"),
+        ("temperature", True, "greedy"), ("temperature", math.inf, "greedy"), ("top_p", 0.0, "above 0, up to 1"),
+        ("top_p", 1.01, "above 0, up to 1"), ("min_p", -1e-9, "0 (off) to 1"), ("min_p", 2, "0 (off) to 1"),
+        ("repetition_penalty", 0, "above 0"), ("repetition_penalty", math.nan, "above 0"),
+        ("top_k", -1, "from 0 (off)"), ("top_k", 2.0, "from 0 (off)"), ("top_k", True, "from 0 (off)"),
+        ("seed", -1, "from 0 to"), ("seed", 2**64, "from 0 to"), ("seed", 0.5, "from 0 to"),
+    ],
+)
+def test_values_out_of_range_name_the_range(name: str, value: object, allowed: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Sampling(**{name: value})  # type: ignore[arg-type]  # what a caller may pass by mistake
+    text = str(caught.value)
+    assert text.startswith(f"{name} is {value!r}; allowed is ") and allowed in text and "\n" not in text
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Sampling(np.float32(0.5), np.int64(4), np.float64(0.5)).top_k == 4  # type: ignore[arg-type]  # numpy scalars
