@@ -3,12 +3,16 @@
     tiny_checkpoint("mini") → folder
     tiny_bundle("mini", precision="fp32") → folder
     tiny_reference("mini") → Phi3ForCausalLM, float32
+    tiny_multimodal() → folder of a Phi4MultimodalForCausalLM with its two adapters
+    tiny_multimodal_bundle(precision="fp32") → folder
+    tiny_multimodal_reference("vision") → the same model with that adapter merged, float32
 
 Everything is made once a run and read-only; the weights depend on the name alone. Names: see `SHAPES`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -39,6 +43,26 @@ TEMPLATE = (
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}"
     "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+# Placeholders of images and recordings, which follow CONTROLS in the tokenizer of the multimodal checkpoint.
+MEDIA_CONTROLS = ("<|endoftext10|>", "<|endoftext11|>")
+IMAGE_TOKEN, AUDIO_TOKEN = (BYTES_AND_MERGES + len(CONTROLS) + index for index in range(2))
+ADAPTER_RANKS = {"vision": 64, "speech": 96}
+MULTIMODAL: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 32, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "image_token_id": IMAGE_TOKEN,
+    },
+    "audio_config": {
+        "hidden_size": 32, "intermediate_size": 48, "num_blocks": 2, "num_attention_heads": 2, "nemo_conv_channels": 8,
+        "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "bias_max_distance": 500,
+        "audio_token_id": AUDIO_TOKEN,
+    },
+}
+MULTIMODAL_TEXT_KEYS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "max_position_embeddings", "original_max_position_embeddings", "tie_word_embeddings", "bos_token_id",
+    "eos_token_id", "pad_token_id", "rms_norm_eps", "sliding_window",
 )
 CORPUS = (
     "The quick brown fox jumps over the lazy dog. What does the sign say? Explain rotary embeddings in one line.\n"
@@ -120,6 +144,53 @@ def tiny_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
+def tiny_multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Phi4MultimodalForCausalLM in bfloat16 as transformers saves it, with vision-lora/ and speech-lora/ beside it.
+
+    The decoder is "mini" of `SHAPES`. Crops have the published 448 pixels, mel frames the published 80 bins.
+    """
+    folder = tmp_path_factory.mktemp("checkpoint") / "multimodal"
+    folder.mkdir()
+    _write_multimodal(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media_tokens() -> tuple[int, int]:
+    """Ids of the placeholders for images and for recordings in `tiny_multimodal`."""
+    return IMAGE_TOKEN, AUDIO_TOKEN
+
+
+@pytest.fixture(scope="session")
+def tiny_multimodal_bundle(tiny_multimodal: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(precision="fp32") → bundle folder exported from `tiny_multimodal`."""
+    made: dict[str, Path] = {}
+
+    def make(precision: str = "fp32") -> Path:
+        from edgephi.export.pipeline import export
+
+        if precision not in made:
+            made[precision] = tmp_path_factory.mktemp("bundle") / f"multimodal-{precision}"
+            export(tiny_multimodal, made[precision], precision=precision, threads=2)
+        return made[precision]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_multimodal_reference(tiny_multimodal: Path) -> Callable[..., Any]:
+    """(adapter name or None) → transformers' Phi4MultimodalForCausalLM in float32, the adapter merged into it."""
+    made: dict[str | None, Any] = {}
+
+    def make(adapter: str | None = None) -> Any:
+        if adapter not in made:
+            made[adapter] = _multimodal_reference(tiny_multimodal, adapter)
+        return made[adapter]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_reference(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Any]:
     """(name, **overrides of config.json) → transformers' Phi3ForCausalLM of `tiny_checkpoint` in float32."""
     made: dict[str, Any] = {}
@@ -160,7 +231,7 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
         import torch
         from transformers import Phi3Config, Phi3ForCausalLM
 
-        model: Any = Phi3ForCausalLM(Phi3Config.from_dict(dict(config)))
+        model: Any = Phi3ForCausalLM(Phi3Config.from_dict(copy.deepcopy(config)))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -176,8 +247,73 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
     _write_tokenizer(folder)
 
 
-def _write_tokenizer(folder: Path) -> None:
-    """A byte-level BPE of BYTES_AND_MERGES entries with the names, order and flags of Phi-4-mini's control tokens."""
+def _write_multimodal(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from safetensors.torch import save_file
+        from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+
+        text = _config(**SHAPES["mini"])
+        known = {key: text[key] for key in MULTIMODAL_TEXT_KEYS}
+        rope = text["rope_scaling"] | {"rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+        model: Any = Phi4MultimodalForCausalLM(Phi4MultimodalConfig(**known, **MULTIMODAL, rope_parameters=rope))
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                noise = torch.randn(tensor.shape, generator=generator)
+                gain = ("norm" in name and name.endswith("weight")) or name.endswith("global_invstd")
+                spread = 0.2 if tensor.ndim == 1 else tensor[0].numel() ** -0.5
+                tensor.copy_(gain + spread * noise)
+        model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="400KB")
+        for adapter, rank in ADAPTER_RANKS.items():
+            path = folder / f"{adapter}-lora"
+            path.mkdir()
+            factors: dict[str, Any] = {}
+            for name, module in model.model.layers.named_modules():
+                if isinstance(module, torch.nn.Linear):
+                    stem = f"base_model.model.model.layers.{name}.lora_"
+                    down = torch.randn((rank, module.in_features), generator=generator) * module.in_features**-0.5
+                    up = torch.randn((module.out_features, rank), generator=generator) * 0.5 * rank**-0.5
+                    factors |= {f"{stem}A.weight": down.bfloat16(), f"{stem}B.weight": up.bfloat16()}
+            save_file(factors, path / "adapter_model.safetensors")
+            _write_json(path / "adapter_config.json", {
+                "peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "lora_dropout": 0.0, "bias": "none",
+                "target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], "use_rslora": False,
+            })
+    _write_json(folder / "generation_config.json", {
+        "bos_token_id": END_OF_TEXT, "eos_token_id": [END, END_OF_TEXT], "pad_token_id": END_OF_TEXT,
+    })
+    _write_tokenizer(folder, MEDIA_CONTROLS)
+
+
+def _multimodal_reference(folder: Path, adapter: str | None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from safetensors.torch import load_file
+        from transformers import Phi4MultimodalForCausalLM
+
+        model: Any = Phi4MultimodalForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    # With "sdpa" its image encoder is causal where no patch is masked, by its `is_causal`; SigLIP's never is.
+    model.model.embed_tokens_extend.image_embed.img_processor.set_attn_implementation("eager")
+    if adapter is not None:
+        factors = load_file(folder / f"{adapter}-lora" / "adapter_model.safetensors")
+        with torch.no_grad():
+            for name, module in model.model.layers.named_modules():
+                if isinstance(module, torch.nn.Linear):
+                    stem = f"base_model.model.model.layers.{name}.lora_"
+                    down, up = (factors[f"{stem}{factor}.weight"].float() for factor in "AB")
+                    module.weight += 2.0 * up @ down  # alpha / rank is 2
+    return model.eval()
+
+
+def _write_tokenizer(folder: Path, more: tuple[str, ...] = ()) -> None:
+    """A byte-level BPE of BYTES_AND_MERGES entries with the names, order and flags of Phi-4-mini's control tokens.
+
+    `more` control tokens come behind these.
+    """
+    controls = (*CONTROLS, *more)
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -191,7 +327,7 @@ def _write_tokenizer(folder: Path) -> None:
         [CORPUS], trainers.BpeTrainer(vocab_size=BYTES_AND_MERGES, initial_alphabet=alphabet, show_progress=False),
     )
     assert tokenizer.get_vocab_size() == BYTES_AND_MERGES
-    for name in CONTROLS:
+    for name in controls:
         strips = not name.startswith("<|endof")
         token = AddedToken(name, rstrip=strips, normalized=False, special=name not in VISIBLE)
         (tokenizer.add_tokens if name in VISIBLE else tokenizer.add_special_tokens)([token])
@@ -201,7 +337,7 @@ def _write_tokenizer(folder: Path) -> None:
             "content": name, "lstrip": False, "normalized": False, "rstrip": not name.startswith("<|endof"),
             "single_word": False, "special": name not in VISIBLE,
         }
-        for name in CONTROLS
+        for name in controls
     }
     _write_json(folder / "tokenizer_config.json", {
         "add_bos_token": False, "add_eos_token": False, "add_prefix_space": False, "added_tokens_decoder": decoder,
