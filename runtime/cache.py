@@ -44,9 +44,13 @@ class CacheShape:
 
 @dataclass(frozen=True)
 class Regime:
-    """Everything besides the positions that keys and values depend on. `rotary`: which rotary table turned them."""
+    """Everything besides the positions that keys and values depend on.
+
+    `rotary`: which rotary table turned them. `adapter`: which adapter of the decoder was on, None for none.
+    """
 
     rotary: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from .sampling import Sampler
 
 CHUNK = 512  # positions a step of prefill: full speed, and a cancelled prefill ends soon
 LOGIT_BYTES = 64 << 20  # logits of one step, where all of them are asked for
+GATE = "_lora"  # end of the names of the inputs that switch adapters
 LAST_ROW, NO_ROWS = np.array([-1], np.int64), np.array([], np.int64)
 
 Progress = Callable[[str, int, int], None]
@@ -69,7 +70,8 @@ class Decoder:
         self._binding = graph.bind()
         self._stepping = threading.Lock()
         self._mask = np.ones((1, 0), np.int64)
-        self._rotary: int | None = None
+        self._gates = [name for name in graph.optional if name.endswith(GATE)]
+        self._bound: Regime | None = None
         self._rows: np.ndarray | None = None
         self._logits_dtype = graph.outputs["logits"].dtype
         self._last = np.empty((1, 1, text.vocab_size), self._logits_dtype)
@@ -98,12 +100,12 @@ class Decoder:
         interrupt.check()
         if not sequence:
             raise RequestError("the prompt is empty; a model continues at least one token: give some text")
-        regime = Regime(self._tables.index_for(len(sequence)))
+        regime = self._regime(sequence)
         shared = self._cache.shared_prefix(sequence)
         lost = self._cache.enter(regime)
         reused = 0 if lost else min(shared, len(sequence) - 1)
         self._cache.rewind(reused)
-        stage = "prefill" if not lost else "prefill again with another rotary table"
+        stage = "prefill again" if lost else "prefill"
         self._feed(
             sequence[reused:], interrupt, None if progress is None else _from(progress, stage, reused, len(sequence))
         )
@@ -116,8 +118,7 @@ class Decoder:
         """`advance` by one position, without a look at those before it."""
         started = time.perf_counter()
         interrupt.check()
-        regime = Regime(self._tables.index_for(len(self._cache) + 1))
-        if regime != self._cache.regime:
+        if self._cache.regime is None or self._tables.index_for(len(self._cache) + 1) != self._cache.regime.rotary:
             return self.advance([*self._cache.positions, position], interrupt, progress)
         self._step((position,), LAST_ROW, self._last, interrupt)
         self._require_finite(self._last, len(self._cache))
@@ -157,7 +158,7 @@ class Decoder:
 
     def _all_logits(self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None) -> np.ndarray:
         interrupt.check()
-        self._cache.enter(Regime(self._tables.index_for(len(sequence))))
+        self._cache.enter(self._regime(sequence))
         logits = np.empty((len(sequence), self._text.vocab_size), self._logits_dtype)
         size = max(1, min(self._chunk, LOGIT_BYTES // logits[:1].nbytes)) if len(sequence) else 1
         for start in range(0, len(sequence), size):
@@ -193,7 +194,7 @@ class Decoder:
             interrupt.check()
             total = len(self._cache) + len(part)
             self._cache.reserve(total)
-            self._bind_tables()
+            self._bind_regime()
             if total > self._mask.shape[1]:
                 self._mask = np.ones((1, self._cache.capacity), np.int64)
             self._binding.bind_input("attention_mask", self._mask[:, :total])
@@ -204,12 +205,18 @@ class Decoder:
                 self._rows = rows
             self._binding.run(interrupt)
 
-    def _bind_tables(self) -> None:
+    def _regime(self, sequence: Sequence[Position]) -> Regime:
+        return Regime(self._tables.index_for(len(sequence)), self._inputs.adapter(sequence))
+
+    def _bind_regime(self) -> None:
         regime = self._cache.regime
-        if regime is not None and regime.rotary != self._rotary:
-            for name, table in zip(("rotary_cos", "rotary_sin"), self._tables.arrays(regime.rotary), strict=True):
-                self._binding.bind_input(name, table)
-            self._rotary = regime.rotary
+        if regime is None or regime == self._bound:
+            return
+        for name, table in zip(("rotary_cos", "rotary_sin"), self._tables.arrays(regime.rotary), strict=True):
+            self._binding.bind_input(name, table)
+        for gate in self._gates:
+            self._binding.bind_input(gate, np.array(gate == f"{regime.adapter}{GATE}"))
+        self._bound = regime
 
     def _bind_cache(self, index: int, array: np.ndarray) -> None:
         name = f"{index // 2}.{'value' if index % 2 else 'key'}"

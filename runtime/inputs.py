@@ -7,17 +7,21 @@ embeddings instead of ids needs another class beside `TokenInputs`, and nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from .cache import Position
 from .errors import BundleError
-from .graphs import Binding, Graph
+from .graphs import Binding, Graph, Interrupt
 
 
 class TextInputs(Protocol):
     """Writes a chunk of positions into a binding of the text graph."""
+
+    def adapter(self, positions: Sequence[Position]) -> str | None:
+        """The adapter of the decoder that a sequence of these positions needs, None for none."""
 
     def write(self, binding: Binding, positions: Sequence[Position]) -> None:
         """Bind the inputs that stand for `positions`, all of them new to the sequence."""
@@ -34,6 +38,9 @@ class TokenInputs:
         self._single = np.zeros((1, 1), np.int64)
         self._bound: np.ndarray | None = None
 
+    def adapter(self, positions: Sequence[Position]) -> None:
+        """Text needs no adapter."""
+
     def write(self, binding: Binding, positions: Sequence[Position]) -> None:
         """A step of one position reuses its buffer: nothing is bound anew from token to token."""
         if len(positions) == 1:
@@ -44,3 +51,63 @@ class TokenInputs:
         if ids is not self._bound:
             binding.bind_input(self.NAME, ids)
             self._bound = ids
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRow:
+    """A position of a picture or recording: row `row` of `features`, which `content` tells from all others."""
+
+    placeholder: int
+    content: str
+    row: int
+    features: np.ndarray = field(compare=False, repr=False)
+
+
+class EmbeddingInputs:
+    """Positions are token ids and rows of media; the graph reads `inputs_embeds`, float (1, positions, hidden)."""
+
+    NAME = "inputs_embeds"
+    FEATURES = ("image_features", "audio_features")
+    ADAPTERS = ("vision", "speech")
+
+    def __init__(self, embedding: Graph, placeholders: tuple[int, int], hidden: int) -> None:
+        """`placeholders`: the ids that the graph `embedding` replaces by rows of images and of recordings."""
+        self._embedding = embedding
+        self._placeholders = placeholders
+        self._ids = np.zeros((1, 1), np.int64)
+        self._single = np.empty((1, 1, hidden), embedding.outputs[self.NAME].dtype)
+        self._none = np.empty((0, hidden), np.float32)
+        self._uninterrupted = Interrupt()  # a look-up is over before anyone could end it
+        self._step = embedding.bind()
+        self._step.bind_input(TokenInputs.NAME, self._ids)
+        for name in self.FEATURES:
+            self._step.bind_input(name, self._none)
+        self._step.bind_output(self.NAME, self._single)
+        self._bound: np.ndarray | None = None
+
+    def adapter(self, positions: Sequence[Position]) -> str | None:
+        """As the model was trained: any picture → vision, recordings alone → speech, for the whole sequence."""
+        present = {position.placeholder for position in positions if isinstance(position, MediaRow)}
+        pairs = zip(self.ADAPTERS, self._placeholders, strict=True)
+        return next((adapter for adapter, placeholder in pairs if placeholder in present), None)
+
+    def write(self, binding: Binding, positions: Sequence[Position]) -> None:
+        """A step of one token reuses its buffers: nothing is bound anew from token to token."""
+        if len(positions) == 1 and isinstance(positions[0], int):
+            self._ids[0, 0] = positions[0]
+            self._step.run(self._uninterrupted)
+            vectors = self._single
+        else:
+            vectors = self._embed(positions)
+        if vectors is not self._bound:
+            binding.bind_input(self.NAME, vectors)
+            self._bound = vectors
+
+    def _embed(self, positions: Sequence[Position]) -> np.ndarray:
+        media = [position for position in positions if isinstance(position, MediaRow)]
+        ids = [position.placeholder if isinstance(position, MediaRow) else position for position in positions]
+        feeds: dict[str, np.ndarray] = {TokenInputs.NAME: np.array([ids], np.int64)}
+        for name, placeholder in zip(self.FEATURES, self._placeholders, strict=True):
+            rows = [position.features[position.row] for position in media if position.placeholder == placeholder]
+            feeds[name] = np.stack(rows) if rows else self._none
+        return self._embedding.run(feeds, [self.NAME])[self.NAME]

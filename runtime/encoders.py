@@ -1,0 +1,131 @@
+"""Pictures and recordings → rows that stand in the prompt: encoder graphs opened at first use, results kept by content.
+
+Boundary: decoding and preprocessing are image.py's and audio.py's; what the rows mean to the text graph is inputs.py's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .audio import CHUNK_FRAMES, FRAMES_PER_TOKEN, AudioInputs, count_tokens
+from .graphs import Graph, Interrupt
+from .image import ImageInputs
+from .providers.provider import Provider
+
+# Values of the speech graph's audio_projection_mode: what the whole prompt holds.
+MODE_SPEECH, MODE_VISION_SPEECH = 2, 3
+CACHE_BYTES = 256 << 20  # a picture of 36 crops takes about 110 MB at a width of 3072
+GROUP_FRAMES = 4 * CHUNK_FRAMES  # encoded at once: long recordings cost no more memory than 160 s of speech
+
+
+class FeatureCache:
+    """The rows of what was encoded last, at most `limit` bytes of them, by content."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._rows: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def get(self, key: str) -> np.ndarray | None:
+        """The rows kept under `key`, which become the youngest."""
+        rows = self._rows.get(key)
+        if rows is not None:
+            self._rows.move_to_end(key)
+        return rows
+
+    def put(self, key: str, rows: np.ndarray) -> None:
+        """Keep `rows`; the ones used longest ago make room. Rows beyond the limit by themselves are not kept."""
+        if key in self._rows or rows.nbytes > self._limit:
+            return
+        self._rows[key] = rows
+        self._bytes += rows.nbytes
+        while self._bytes > self._limit:
+            _, oldest = self._rows.popitem(last=False)
+            self._bytes -= oldest.nbytes
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._rows.clear()
+        self._bytes = 0
+
+
+class LazyGraph:
+    """A graph that takes memory from its first use until it is released."""
+
+    def __init__(self, path: Path, provider: Provider, threads: int) -> None:
+        self._path, self._provider, self._threads = path, provider, threads
+        self._graph: Graph | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the graph is in memory."""
+        return self._graph is not None
+
+    def run(self, feeds: Mapping[str, np.ndarray], output: str, interrupt: Interrupt) -> np.ndarray:
+        """One run for one output; loads the graph if need be. Raises BundleError, Interrupted."""
+        if self._graph is None:
+            self._graph = Graph(self._path, self._provider, self._threads)
+        return self._graph.run(feeds, [output], interrupt)[output]
+
+    def release(self) -> None:
+        """Give the memory back; the next run loads the graph again."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+
+class ImageEncoder:
+    """The vision graph: rows float32 (tokens, hidden) of one picture at a time."""
+
+    def __init__(self, graph: LazyGraph, cache: FeatureCache) -> None:
+        self.graph = graph
+        self._cache = cache
+
+    def encode(self, image: ImageInputs, interrupt: Interrupt) -> np.ndarray:
+        """The rows of `image`; computed once for as long as they are kept. Raises BundleError, Interrupted."""
+        rows = self._cache.get(image.sha256)
+        if rows is None:
+            feeds: dict[str, np.ndarray] = {
+                "pixel_values": image.pixel_values[None],
+                "image_attention_mask": image.attention_mask[None],
+                "image_sizes": np.array([image.image_size], np.int64),
+            }
+            rows = self.graph.run(feeds, "image_features", interrupt)
+            self._cache.put(image.sha256, rows)
+        return rows
+
+
+class SpeechEncoder:
+    """The speech graph: rows float32 (tokens, hidden) of one recording at a time, long ones in groups of pieces."""
+
+    def __init__(self, graph: LazyGraph, cache: FeatureCache) -> None:
+        self.graph = graph
+        self._cache = cache
+
+    def encode(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
+        """The rows of `recording` under `mode`, MODE_SPEECH or MODE_VISION_SPEECH. Raises BundleError, Interrupted."""
+        key = f"{recording.sha256}:{mode}"
+        rows = self._cache.get(key)
+        if rows is None:
+            starts = range(0, recording.frames, GROUP_FRAMES)
+            rows = np.concatenate([self._group(recording.features, start, mode, interrupt) for start in starts])
+            self._cache.put(key, rows)
+        return rows
+
+    def _group(self, features: np.ndarray, start: int, mode: int, interrupt: Interrupt) -> np.ndarray:
+        """Rows of the frames from `start` on; the convolutions see what came before, as in one run over everything."""
+        interrupt.check()
+        context = FRAMES_PER_TOKEN if start else 0
+        frames = features[start - context : start + GROUP_FRAMES]
+        feeds: dict[str, np.ndarray] = {
+            "audio_embeds": np.ascontiguousarray(frames[None]),
+            "audio_attention_mask": np.ones((1, len(frames)), np.bool_),
+            "audio_sizes": np.array([count_tokens(len(frames) - context)], np.int64),
+            "audio_projection_mode": np.array([mode], np.int64),
+            "audio_context": np.array([context], np.int64),
+        }
+        return self.graph.run(feeds, "audio_features", interrupt)
