@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The verbs that need a bundle, one file each; what they share stands in files named after it."""

@@ -1,0 +1,245 @@
+"""Shows an answer while it is made: text to stdout, everything else to stderr, Ctrl-C at once.
+
+Boundary: takes a session and a prompt, gives the finished answer back; keeps no conversation.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from ..session import Piece, Prompt, Session, Usage
+    from ..tools import ToolCall
+
+PATIENCE = 0.5  # seconds of silence after which a terminal is told what is going on
+# Characters by which a text could steer the terminal it is shown on, shown as the pictures that Unicode has for them.
+_HARMLESS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_HARMLESS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An answer that has ended: what was said, why it ended, what it cost. `interrupted`: by Ctrl-C."""
+
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    interrupted: bool
+
+
+def answer(session: Session, prompt: Prompt, settings: Settings, *, show: Shown | None) -> Finished:
+    """Make an answer; `show` receives its pieces. Raises EdgePhiError; KeyboardInterrupt at the second Ctrl-C."""
+    with Waiting() as waiting:
+        stream = session.stream(prompt, **settings.options() | {"progress": waiting.report})
+        pieces: list[Piece] = []
+        with interruptible(session, stream) as (made, interrupted):
+            for piece in made:
+                pieces.append(piece)
+                if show is not None and (piece.text or piece.finish_reason):
+                    waiting.stop()
+                    show.piece(piece)
+    last = pieces[-1]
+    assert last.finish_reason is not None and last.usage is not None
+    return Finished(
+        text="".join(piece.text for piece in pieces if piece.kind == "answer"),
+        thinking="".join(piece.text for piece in pieces if piece.kind == "thinking"),
+        tool_calls=tuple(piece.call for piece in pieces if piece.call is not None),
+        token_ids=tuple(piece.token_id for piece in pieces if piece.token_id is not None),
+        finish_reason=last.finish_reason,
+        usage=last.usage,
+        interrupted=interrupted.is_set(),
+    )
+
+
+@contextmanager
+def interruptible(session: Session, stream: Iterator[Piece]) -> Iterator[tuple[Iterator[Piece], threading.Event]]:
+    """The pieces of `stream`, made in another thread, so that Ctrl-C is heard while the model computes.
+
+    The first Ctrl-C sets the event and cancels the answer, whose last piece still comes; the second one raises
+    KeyboardInterrupt.
+    """
+    made: queue.SimpleQueue[Piece | BaseException | None] = queue.SimpleQueue()
+    interrupted = threading.Event()
+
+    def make() -> None:
+        try:
+            for piece in stream:
+                made.put(piece)
+            made.put(None)
+        except BaseException as error:  # noqa: BLE001  # raised again where the pieces are taken
+            made.put(error)
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        session.cancel()
+
+    worker = threading.Thread(target=make, name="edgephi-answer", daemon=True)
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        worker.start()
+        yield _taken(made, session, interrupted), interrupted
+    finally:
+        while worker.is_alive():
+            session.cancel()
+            worker.join(0.1)
+        signal.signal(signal.SIGINT, before)
+
+
+def _taken(
+    made: queue.SimpleQueue[Piece | BaseException | None], session: Session, interrupted: threading.Event
+) -> Iterator[Piece]:
+    while True:
+        try:
+            item = made.get(timeout=0.2)
+        except queue.Empty:
+            if interrupted.is_set():  # asked before the session had begun
+                session.cancel()
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+class Shown:
+    """Writes pieces as they come: the answer to stdout; thoughts and tool calls to stderr when that is a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._aside = sys.stderr.isatty()
+        self._at_line_start = True
+        self._in_thought = False
+
+    def piece(self, piece: Piece) -> None:
+        """Show one piece; the last one ends the line."""
+        if piece.kind == "answer":
+            self._end_thought()
+            self._write(piece.text)
+        elif piece.kind == "thinking":
+            if self._aside:
+                self._in_thought = True
+                click.secho(_harmless(piece.text), nl=False, err=True, dim=True)
+        else:
+            self._end_thought()
+            self._write(f"{piece.text}\n")
+        if piece.finish_reason is not None:
+            self._end_thought()
+            if not self._at_line_start:
+                self._write("\n")
+
+    def _end_thought(self) -> None:
+        if self._in_thought:
+            self._in_thought = False
+            click.echo("\n", err=True)
+
+    def _write(self, text: str) -> None:
+        if text:
+            # `color` keeps click from taking apart what the model wrote; a terminal gets none of its escapes anyway.
+            click.echo(_harmless(text) if self._terminal else text, nl=False, color=True)
+            self._at_line_start = text.endswith("\n")
+
+
+class Waiting:
+    """Tells a terminal on stderr what is going on, if it goes on for longer than PATIENCE."""
+
+    def __init__(self, text: str = "thinking") -> None:
+        self._text = text
+        self._started = time.monotonic()
+        self._status: Status | None = None
+        self._stopped = not sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(PATIENCE, self._begin)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Waiting:
+        if not self._stopped:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Receives the progress of a session."""
+        self._text = f"{stage}: {done} of {total} tokens"
+        with self._lock:
+            if self._status is not None:
+                self._status.update(self._text)
+
+    def stop(self) -> None:
+        """Take the line away."""
+        self._timer.cancel()
+        with self._lock:
+            self._stopped = True
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+
+    def _begin(self) -> None:
+        from rich.console import Console
+
+        with self._lock:
+            if not self._stopped:
+                self._status = Console(stderr=True).status(self._text)
+                self._status.start()
+
+
+def note(text: str) -> None:
+    """Say something that is not the answer."""
+    click.secho(text, err=True, dim=sys.stderr.isatty())
+
+
+def note_end(finished: Finished) -> None:
+    """Say that an answer was cut, which the text itself does not show."""
+    if finished.finish_reason == "length":
+        tokens = finished.usage.completion_tokens
+        note(f"(cut after {tokens} tokens, by the limit of max_tokens or of the context)")
+    elif finished.interrupted:
+        note("(stopped)")
+
+
+def statistics(finished: Finished) -> str:
+    """The cost of an answer in one line."""
+    usage = finished.usage
+    parts = [f"prompt {usage.prompt_tokens} tokens"]
+    if usage.cached_tokens:
+        parts[0] += f", {usage.cached_tokens} cached"
+    parts += _rate("prefill", usage.prefill_rate)
+    if usage.time_to_first_token is not None:
+        parts.append(f"first token {usage.time_to_first_token:.2f} s")
+    parts.append(f"answer {usage.completion_tokens} tokens")
+    parts += _rate("decode", usage.decode_rate)
+    if usage.recomputed_tokens:
+        parts.append(f"recomputed {usage.recomputed_tokens} tokens in {usage.recompute_seconds:.1f} s")
+    parts.append(f"peak memory {usage.peak_memory / 1e9:.2f} GB")
+    parts.append(f"{usage.device}, {usage.threads} threads, {finished.finish_reason}")
+    return " | ".join(parts)
+
+
+def _rate(name: str, rate: float | None) -> Sequence[str]:
+    return [] if rate is None else [f"{name} {rate:.1f} tokens/s"]
+
+
+def _harmless(text: str) -> str:
+    return text.translate(_HARMLESS)

@@ -1,0 +1,281 @@
+"""A conversation on a terminal: turns, commands that begin with a slash, a history of what was typed.
+
+Boundary: keeps the messages and the settings; answers are made and shown by answering.py. The session recognises what
+a conversation shares with the turn before and does not compute it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import EdgePhiError, RequestError
+from .answering import Finished, Shown, answer, note, note_end, statistics
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+HISTORY_LINES = 1000
+QUOTES = '"""'
+HELP = f"""\
+/clear              forget the conversation
+/undo               forget the last question and its answer
+/retry              answer the last question again
+/system [TEXT]      show or set the instructions; the conversation starts anew
+/set [NAME VALUE]   show or change a setting: temperature, top_p, max_tokens, seed, stop, ...
+/stats              say what each answer cost, or stop saying it
+/save FILE          write the conversation to a file
+/load FILE          go on with a conversation from a file
+/help               this list
+/bye                leave, as Ctrl-D does
+{QUOTES}                 begins and ends a text of several lines
+Ctrl-C              stops an answer"""
+
+
+class Repl:
+    """One conversation; `talk` returns when the user leaves."""
+
+    def __init__(
+        self, session: Session, bundle: Path, settings: Settings, *, system: str | None, statistics: bool, history: bool
+    ) -> None:
+        self._session = session
+        self._bundle = bundle
+        self._settings = settings
+        self._system = system
+        self._statistics = statistics
+        self._last: Finished | None = None
+        self._turns: list[dict[str, str]] = []
+        self._history = History.open() if history else None
+        self._commands: dict[str, Callable[[str], bool]] = {
+            "/clear": self._clear,
+            "/undo": self._undo,
+            "/retry": self._retry,
+            "/system": self._set_system,
+            "/set": self._set,
+            "/stats": self._toggle_statistics,
+            "/save": self._save,
+            "/load": self._load,
+            "/help": self._help,
+            "/?": self._help,
+            "/bye": self._leave,
+            "/exit": self._leave,
+            "/quit": self._leave,
+        }
+
+    def talk(self) -> None:
+        """Take turns until the user leaves."""
+        context, device = self._session.context, self._session.device
+        note(f"{self._bundle.name}: up to {context} tokens on {device}. /help for help, /bye to leave.")
+        try:
+            while self._turn():
+                pass
+        finally:
+            if self._history is not None:
+                self._history.save()
+
+    def _turn(self) -> bool:
+        """One question or command; False to leave."""
+        try:
+            text = _ask()
+        except EOFError:
+            click.echo()
+            return False
+        except KeyboardInterrupt:
+            click.echo()
+            note("(Ctrl-D or /bye leaves)")
+            return True
+        if not text.strip():
+            return True
+        try:
+            if text.startswith("/"):
+                return self._command(text)
+            self._answer(text)
+        except EdgePhiError as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        except KeyboardInterrupt:  # before an answer began, or a second time while it was being stopped
+            click.echo()
+            note("(stopped)")
+        return True
+
+    def _command(self, line: str) -> bool:
+        name, _, rest = line.strip().partition(" ")
+        command = self._commands.get(name)
+        if command is None:
+            raise RequestError(
+                f"there is no command {name}; /help lists them. A question may begin with a space instead"
+            )
+        return command(rest.strip())
+
+    def _answer(self, text: str) -> None:
+        """Answer `text`; the conversation grows only if something was said."""
+        self._turns.append({"role": "user", "content": text})
+        try:
+            finished = answer(self._session, self._messages(), self._settings, show=Shown())
+        except BaseException:
+            self._turns.pop()
+            raise
+        self._last = finished
+        note_end(finished)
+        if self._statistics:
+            note(statistics(finished))
+        if finished.text or not finished.interrupted:
+            self._turns.append({"role": "assistant", "content": finished.text})
+        else:
+            self._turns.pop()
+
+    def _messages(self) -> list[dict[str, str]]:
+        return self._turns if self._system is None else [{"role": "system", "content": self._system}, *self._turns]
+
+    def _clear(self, rest: str) -> bool:
+        self._turns = []
+        self._session.clear()
+        note("(forgotten)")
+        return True
+
+    def _undo(self, rest: str) -> bool:
+        if not self._turns:
+            raise RequestError("there is no question yet to take back")
+        self._turns = self._turns[:-2]
+        return True
+
+    def _retry(self, rest: str) -> bool:
+        if not self._turns:
+            raise RequestError("there is no question yet to answer again")
+        before = self._turns
+        self._turns = before[:-2]
+        try:
+            self._answer(before[-2]["content"])
+        except BaseException:
+            self._turns = before
+            raise
+        return True
+
+    def _set_system(self, rest: str) -> bool:
+        if rest:
+            self._system, self._turns = (None if rest in ("none", "default") else rest), []
+        note(f"system: {self._system or 'none'}")
+        return True
+
+    def _set(self, rest: str) -> bool:
+        name, _, value = rest.partition(" ")
+        if not name:
+            note("\n".join(self._settings.lines()))
+            return True
+        if not value:
+            raise RequestError("give a name and a value, as in '/set temperature 0.7', or 'default' for the value")
+        changed = self._settings.changed(name, value.strip())
+        # Made but not begun: the session checks the values, and nothing is computed.
+        self._session.stream("?", **changed.options())
+        self._settings = changed
+        return True
+
+    def _toggle_statistics(self, rest: str) -> bool:
+        self._statistics = not self._statistics
+        note(f"statistics are {'on' if self._statistics else 'off'}")
+        if self._statistics and self._last is not None:
+            note(statistics(self._last))
+        return True
+
+    def _save(self, rest: str) -> bool:
+        path = _path(rest)
+        if path.exists():
+            _read_conversation(path)  # only a conversation may be written over
+        path.write_text(
+            json.dumps({"messages": self._messages()}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
+        note(f"saved {len(self._turns)} messages to {path}")
+        return True
+
+    def _load(self, rest: str) -> bool:
+        messages = _read_conversation(_path(rest))
+        system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+        self._system, self._turns = system, messages[system is not None :]
+        note(f"loaded {len(self._turns)} messages")
+        return True
+
+    def _help(self, rest: str) -> bool:
+        click.echo(HELP)
+        return True
+
+    def _leave(self, rest: str) -> bool:
+        return False
+
+
+class History:
+    """What was typed before, for the arrow keys; a file that only its owner can read."""
+
+    def __init__(self, readline: ModuleType, path: Path) -> None:
+        self._readline = readline
+        self._path = path
+
+    @classmethod
+    def open(cls) -> History | None:
+        """Load the history; None where Python has no readline (Windows) or nobody types."""
+        if not sys.stdin.isatty():
+            return None
+        try:
+            import readline
+        except ImportError:
+            return None
+        import platformdirs
+
+        path = Path(platformdirs.user_state_dir("edgephi", appauthor=False)) / "history"
+        readline.set_history_length(HISTORY_LINES)
+        readline.set_auto_history(True)
+        try:
+            readline.read_history_file(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            note(f"(the history in {path} cannot be read: {error.strerror})")
+        return cls(readline, path)
+
+    def save(self) -> None:
+        """Write it back; a file that cannot be written is said and no reason to fail."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600))
+            self._readline.write_history_file(self._path)
+        except OSError as error:
+            note(f"(the history in {self._path} cannot be written: {error.strerror})")
+
+
+def _ask() -> str:
+    """One input of the user. Raises EOFError at its end."""
+    text = input(">>> ")
+    if not text.lstrip().startswith(QUOTES):
+        return text
+    text = text.lstrip().removeprefix(QUOTES)
+    while not text.rstrip().endswith(QUOTES):
+        text += "\n" + input("... ")
+    return text.rstrip().removesuffix(QUOTES)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise RequestError("give the name of a file, as in '/save talk.json'")
+    return Path(text.strip("\"'")).expanduser()
+
+
+def _read_conversation(path: Path) -> list[dict[str, str]]:
+    """The messages of a saved conversation. Raises RequestError."""
+    try:
+        raw = json.loads(path.read_bytes())
+        messages = [{"role": str(item["role"]), "content": item["content"]} for item in raw["messages"]]
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read ({error.strerror}); give a file that /save wrote") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError(f"{path} is no saved conversation; give a file that /save wrote") from error
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if turns != ["user", "assistant"] * (len(turns) // 2) or not all(isinstance(m["content"], str) for m in messages):
+        raise RequestError(f"{path} does not alternate between user and assistant; give a file that /save wrote")
+    return messages

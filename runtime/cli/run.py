@@ -1,0 +1,189 @@
+"""The verb `edgephi run`: one answer for a prompt or a pipe, a conversation on a terminal.
+
+Boundary: reads the command line and stdin and decides which of the two it is; answers are shown by answering.py, the
+conversation is repl.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import RequestError
+from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, statistics
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..session import Prompt, Session
+
+STDIN_BYTES = 64 << 20
+
+
+def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that end up in Settings."""
+    options: list[Callable[[Any], Any]] = [
+        click.option("-n", "--max-tokens", type=int, metavar="N", help="Longest answer, in tokens."),
+        click.option(
+            "--temperature", "--temp", type=float, metavar="T", help="0 is greedy: always the likeliest token."
+        ),
+        click.option("--top-p", type=float, metavar="P", help="Draw from the likeliest tokens that make up P."),
+        click.option("--top-k", type=int, metavar="K", help="Draw from the K likeliest tokens."),
+        click.option("--min-p", type=float, metavar="P", help="Leave out tokens below P times the likeliest one."),
+        click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: repeat less."),
+        click.option("--seed", type=int, metavar="N", help="Draw the same way every time."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. May be given again."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("words", nargs=-1, metavar="[PROMPT]")
+@click.option("-s", "--system", metavar="TEXT", help="Instructions for the whole conversation.")
+@click.option("-i", "--image", "images", multiple=True, metavar="FILE", help="A picture to go with the prompt.")
+@click.option("-a", "--audio", "recordings", multiple=True, metavar="FILE", help="A recording to go with the prompt.")
+@sampling_options
+@click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
+@click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="What computes; 'auto' for what the bundle is made for."
+)
+@click.option("--raw", is_flag=True, help="Continue PROMPT as it stands: no chat template; control tokens count.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
+@click.option("--stream-json", is_flag=True, help="Print one JSON object a line for each piece of the answer.")
+@click.option("--stats", is_flag=True, help="Say on stderr what the answer cost.")
+@click.option("--no-history", is_flag=True, help="Keep nothing of what is typed in a conversation.")
+def run(
+    bundle: Path,
+    words: tuple[str, ...],
+    system: str | None,
+    images: tuple[str, ...],
+    recordings: tuple[str, ...],
+    context: int | None,
+    threads: int | None,
+    device: str,
+    raw: bool,
+    as_json: bool,
+    stream_json: bool,
+    stats: bool,
+    no_history: bool,
+    **sampling: Any,
+) -> None:
+    r"""Ask BUNDLE for an answer to PROMPT; without one, start a conversation.
+
+    What is piped in is the prompt, or goes below the prompt that is given. PROMPT "-" reads it from stdin.
+
+    \b
+      edgephi run phi-4-mini "Why is the sky blue?"
+      edgephi run phi-4-mini "Summarize this." < report.txt
+      edgephi run phi-4-mini
+    """
+    settings = Settings(**sampling)
+    text = _prompt_text(words)
+    if as_json and stream_json:
+        raise click.UsageError("--json and --stream-json exclude each other")
+    if text is None and (raw or as_json or stream_json or images or recordings):
+        raise click.UsageError(
+            "a conversation takes none of --raw, --json, --stream-json, --image, --audio; give a prompt"
+        )
+    if raw and (system is not None or images or recordings):
+        raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
+    with _loaded(bundle, device, threads, context) as session:
+        if text is None:
+            from .repl import Repl
+
+            Repl(session, bundle, settings, system=system, statistics=stats, history=not no_history).talk()
+            return
+        prompt = _raw_ids(bundle, text) if raw else _messages(text, system, images, recordings)
+        if stream_json:
+            _stream_json(session, prompt, settings)
+            return
+        finished = answer(session, prompt, settings, show=None if as_json else Shown())
+        if as_json:
+            click.echo(json.dumps(_summary(bundle, finished), ensure_ascii=False))
+        note_end(finished)
+        if stats:
+            note(statistics(finished))
+        if finished.interrupted:
+            raise KeyboardInterrupt
+
+
+def _loaded(bundle: Path, device: str, threads: int | None, context: int | None) -> Session:
+    with Waiting(f"loading {bundle.name}"):
+        from ..session import load
+
+        return load(bundle, device=device, threads=threads, context=context)
+
+
+def _prompt_text(words: tuple[str, ...]) -> str | None:
+    """The prompt from the command line and from stdin; None where a conversation is to begin."""
+    text = " ".join(words)
+    if words == ("-",):
+        return _required(_read_stdin())
+    if sys.stdin is None or sys.stdin.isatty():
+        return _required(text) if words else None
+    piped = _read_stdin()
+    return _required(f"{text}\n\n{piped}" if text and piped.strip() else text or piped)
+
+
+def _read_stdin() -> str:
+    raw = sys.stdin.buffer.read(STDIN_BYTES + 1)
+    if len(raw) > STDIN_BYTES:
+        raise RequestError(f"stdin holds more than {STDIN_BYTES} bytes; give the model less to read")
+    try:
+        return raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"stdin is not UTF-8 text (byte 0x{raw[error.start]:02x} at {error.start}); convert it first"
+        ) from error
+
+
+def _required(text: str) -> str:
+    if not text.strip():
+        raise RequestError("the prompt is empty; give one on the command line or pipe some text in")
+    return text
+
+
+def _messages(
+    text: str, system: str | None, images: tuple[str, ...], recordings: tuple[str, ...]
+) -> list[dict[str, object]]:
+    parts: list[dict[str, str]] = [
+        *({"type": "image", "image": path} for path in images),
+        *({"type": "audio", "audio": path} for path in recordings),
+        {"type": "text", "text": text},
+    ]
+    user: dict[str, object] = {"role": "user", "content": text if len(parts) == 1 else parts}
+    return [user] if system is None else [{"role": "system", "content": system}, user]
+
+
+def _raw_ids(bundle: Path, text: str) -> list[int]:
+    from ..tokens import Segment, Tokenizer
+
+    ids = Tokenizer.open(bundle).encode_segments([Segment(text, trusted=True)])
+    if not ids:
+        raise RequestError("the raw prompt has no tokens; give some text")
+    return ids
+
+
+def _stream_json(session: Session, prompt: Prompt, settings: Settings) -> None:
+    stream = session.stream(prompt, **settings.options())
+    with interruptible(session, stream) as (pieces, interrupted):
+        for piece in pieces:
+            fields = {name: value for name, value in dataclasses.asdict(piece).items() if value is not None}
+            click.echo(json.dumps(fields, ensure_ascii=False))
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def _summary(bundle: Path, finished: Finished) -> dict[str, object]:
+    summary = {"bundle": str(bundle), **dataclasses.asdict(finished)}
+    del summary["interrupted"]
+    return summary
