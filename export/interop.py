@@ -16,7 +16,7 @@ from typing import Any
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Manifest, parse_object
 from .bundle import Staging
-from .config import CONFIG_NAME, GENERATION_NAME
+from .config import GENERATION_NAME
 
 TOKENIZER_NAME = "tokenizer.json"
 REFETCH = "fetch the checkpoint again"
@@ -33,8 +33,6 @@ GENAI_MAX_LENGTH = 4096
 GENAI_TYPE = "llama"
 
 _LICENCE_LINE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.\-+]{1,64})['\"]?\s*$", re.MULTILINE)
-# of config.json, but of no use without the code or the weights beside it
-_NOT_KEPT = ("auto_map", "quantization_config", "torch_dtype", "dtype")
 
 
 def require_tokenizer(folder: Path, vocabulary: int) -> None:
@@ -77,10 +75,28 @@ def turn_ends(folder: Path) -> tuple[int, ...]:
     return tuple(number for number, content in _added_tokens(_parse(folder / TOKENIZER_NAME)) if content in TURN_ENDS)
 
 
-def plain_config(folder: Path) -> bytes:
-    """config.json without what names code or the stored dtype: enough for transformers and optimum."""
-    values = _parse(folder / CONFIG_NAME)
-    return _json({key: value for key, value in values.items() if not key.startswith("_") and key not in _NOT_KEPT})
+def optimum_config(manifest: Manifest) -> bytes:
+    """config.json for `ORTModelForCausalLM.from_pretrained(bundle, file_name="text.onnx")`.
+
+    It describes the graph, whose rotary embedding needs no settings, and says "llama": optimum gives grouped key/value
+    heads only to the model types that it lists, and the one of these checkpoints is not among them.
+    """
+    text, tokens = manifest.text, manifest.tokens
+    return _json({
+        "architectures": ["LlamaForCausalLM"],
+        "bos_token_id": tokens.bos,
+        "eos_token_id": list(tokens.eos),
+        "head_dim": text.head_dim,
+        "hidden_size": text.hidden_size,
+        "max_position_embeddings": text.rotary[0].limit,
+        "model_type": "llama",
+        "num_attention_heads": text.heads,
+        "num_hidden_layers": text.layers,
+        "num_key_value_heads": text.kv_heads,
+        "pad_token_id": tokens.eos[0] if tokens.pad is None else tokens.pad,
+        "use_cache": True,
+        "vocab_size": text.vocab_size,
+    })
 
 
 def genai_config(manifest: Manifest) -> bytes:

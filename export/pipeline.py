@@ -117,7 +117,7 @@ def export(
             interop.copy_tokenizer(checkpoint.folder, staging)
             manifest = _manifest(checkpoint, str(source), blueprint, options, graphs, reports)
             staging.add_file("genai_config.json", interop.genai_config(manifest))
-            staging.add_file("config.json", interop.plain_config(checkpoint.folder))
+            staging.add_file("config.json", interop.optimum_config(manifest))
             published = staging.publish(manifest)
         checkpoint_bytes = sum(info.nbytes for info in checkpoint.tensors.values())
     files = {name: record.size for name, record in published.files.items()}
@@ -300,11 +300,13 @@ def _manifest(
         return Region(slot.file, slot.offset, table.cos.shape)
 
     family, generation = blueprint.family, blueprint.generation
+    image, audio = family.media_tokens(blueprint.config)
     rotary = tuple(RotaryTable(table.limit, *(region(name, table) for name in ROTARY)) for table in blueprint.tables)
     return Manifest(
         family=family.NAME, capabilities=family.CAPABILITIES, precision=dict.fromkeys(graphs, options.precision),
         preset=options.preset, device=options.device, graphs=dict(graphs),
-        text=family.text_model(blueprint.config, rotary), tokens=generation.tokens, sampling=generation.sampling,
+        text=family.text_model(blueprint.config, rotary), tokens=replace(generation.tokens, image=image, audio=audio),
+        sampling=generation.sampling,
         licence=interop.licence(checkpoint.folder),
         source=Source(
             Path(source).resolve().name if Path(source).exists() else source,
