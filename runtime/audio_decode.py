@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from .audio_container import Spliced, Stream, flac, is_mpeg, mp3, ogg, skip_tags
 from .audio_wav import is_wav, read_blocks, read_header
 from .errors import MediaError
 from .media import MediaSource, describe, open_source
@@ -33,9 +34,9 @@ LARGEST_SAMPLE = 100.0
 AudioSource = MediaSource | tuple[NDArray[np.generic], int]
 
 _READ = "WAV, FLAC, Ogg (Vorbis, Opus) and MP3 are read"
-_ID3_SEARCH = 1 << 16
-# Decoded MP3 may end this much (five MPEG frames) before the length in its own header: encoder padding.
-_MP3_SLACK = 5 * 1152
+_MPEG = ("MPEG", "MP3")
+# A decoder leaves out the delay of encoder and decoder, less than two MPEG frames.
+_MP3_DELAY = 2 * 1152
 _UNKNOWN_FRAMES = 1 << 62
 _OTHER_KINDS = (
     (4, b"ftyp", "an MP4/M4A"), (0, b"\x1aE\xdf\xa3", "a WebM/Matroska"), (0, b"FORM", "an AIFF"),
@@ -80,66 +81,56 @@ def open_waveform(source: AudioSource) -> Iterator[Waveform]:
             _check_format(data.format.rate, data.format.channels, what)
             yield Waveform(data.format.rate, _mono(read_blocks(file, data, BLOCK_FRAMES), what), what)
             return
-        _check_kind(file, head, what)
-        file.seek(0)
-        with _open_soundfile(file, what) as decoder:
+        stream = _stream(file, head, what)
+        stream.file.seek(0)
+        with _open_soundfile(stream.file, what) as decoder:
             _check_format(decoder.samplerate, decoder.channels, what)
-            yield Waveform(decoder.samplerate, _mono(_decoded(decoder, what), what), what)
+            yield Waveform(decoder.samplerate, _mono(_decoded(decoder, stream.samples, what), what), what)
 
 
-def _check_kind(file: BinaryIO, head: bytes, what: str) -> None:
-    """Let only the first bytes of FLAC, Ogg and MP3 through to libsndfile, which would try two dozen formats."""
-    if head[:4] in (b"fLaC", b"OggS"):
-        return
-    start = 0
-    if head[:3] == b"ID3":
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+def _stream(file: BinaryIO, head: bytes, what: str) -> Stream:
+    """Let only FLAC, Ogg and MP3 through to libsndfile, which would try two dozen formats."""
+    start = skip_tags(file)
     file.seek(start)
-    window = file.read(_ID3_SEARCH if start else 2)
-    if start:
-        window = window.lstrip(b"\0")
-    if window[:4] != b"fLaC" and not _is_mpeg(window):
-        kinds = [name for offset, magic, name in _OTHER_KINDS if head[offset:].startswith(magic)]
-        found = f"{kinds[0]} file" if kinds else "damaged or of an unknown format"
-        raise MediaError(f"{what} is {found}; {_READ}: convert it to one of them")
+    first = file.read(4)
+    if first == b"fLaC":
+        return flac(file, start, what)
+    if first == b"OggS":
+        return ogg(file, what)
+    if is_mpeg(first):
+        return mp3(file, start, what)
+    kinds = [name for offset, magic, name in _OTHER_KINDS if head[offset:].startswith(magic)]
+    found = f"{kinds[0]} file" if kinds else "damaged or of an unknown format"
+    raise MediaError(f"{what} is {found}; {_READ}: convert it to one of them")
 
 
-def _is_mpeg(data: bytes) -> bool:
-    """Whether an MPEG audio frame starts here: eleven bits set, then a version and a layer that are not reserved."""
-    if len(data) < 2 or data[0] != 0xFF:
-        return False
-    return data[1] & 0xE0 == 0xE0 and data[1] & 0x18 != 0x08 and data[1] & 0x06 != 0
-
-
-def _open_soundfile(file: BinaryIO, what: str) -> soundfile.SoundFile:
+def _open_soundfile(file: BinaryIO | Spliced, what: str) -> Any:
     try:
         decoder = soundfile.SoundFile(file)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise MediaError(
             f"{what} is damaged or holds no audio ({type(error).__name__}); give another file") from error
-    if decoder.format not in ("FLAC", "OGG", "MPEG", "MP3"):
-        decoder.close()
-        raise MediaError(f"{what} holds {decoder.format}; {_READ}: convert it to one of them")
+    # Else the library seeks after every block, which fails at the end of a file of unknown length.
+    decoder.seekable = lambda: False
     return decoder
 
 
-def _decoded(decoder: soundfile.SoundFile, what: str) -> Iterator[NDArray[np.float32]]:
-    promised, count = decoder.frames, 0
+def _decoded(decoder: Any, samples: int | None, what: str) -> Iterator[NDArray[np.float32]]:
+    """Blocks (n, channels) up to the end. `samples` is what must be there at least, else what the decoder expects."""
+    rate, count = decoder.samplerate, 0
     while True:
         try:
             block = decoder.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError, ValueError) as error:
-            raise MediaError(
-                f"{what} is damaged after {count / decoder.samplerate:.1f} s; give an undamaged file") from error
+            raise MediaError(f"{what} is damaged or cut after {count / rate:.1f} s; copy it again") from error
         if not len(block):
             break
         count += len(block)
         yield block
-    slack = _MP3_SLACK if decoder.format in ("MPEG", "MP3") else 0
-    if count + slack < promised < _UNKNOWN_FRAMES:
-        promised_seconds, seconds = promised / decoder.samplerate, count / decoder.samplerate
+    expected = decoder.frames if samples is None else samples
+    if count + (_MP3_DELAY if decoder.format in _MPEG else 0) < expected < _UNKNOWN_FRAMES:
         raise MediaError(
-            f"{what} is cut: {promised_seconds:.1f} s are promised, {seconds:.1f} s are there; copy it again")
+            f"{what} is damaged or cut: {count / rate:.1f} s of {expected / rate:.1f} s can be read; copy it again")
 
 
 def _mono(blocks: Iterator[NDArray[np.float32]], what: str) -> Iterator[NDArray[np.float32]]:

@@ -20,11 +20,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from .errors import MediaError
+
 # Images and aliases are this far below the signal, in dB.
 ATTENUATION = 90.0
 # The transition lies around the lower Nyquist frequency and is this fraction of it wide: at 16 kHz everything below
 # 7.7 kHz, which is all that the mel filters see, passes unchanged.
 TRANSITION = 0.0775
+# Taps of all phases: 64 MiB. Every rate up to 80 kHz fits, and above it every rate that devices use.
+LARGEST_TABLE = 1 << 24
 _GROUP = 32
 
 
@@ -83,9 +87,12 @@ def _apply(design: _Filter, buffer: NDArray[np.float32], periods: int) -> NDArra
     return result.reshape(-1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _design(rate: int, target: int) -> _Filter:
-    """The filter from `rate` to `target`; offsets are counted from `margin` inputs before a period."""
+    """The filter from `rate` to `target`; offsets are counted from `margin` inputs before a period.
+
+    Raises MediaError for a high rate that has so few divisors in common with `target` that its table would be huge.
+    """
     divisor = math.gcd(rate, target)
     repeat = -(-_GROUP * divisor // target)
     inputs, outputs = rate // divisor * repeat, target // divisor * repeat
@@ -93,6 +100,8 @@ def _design(rate: int, target: int) -> _Filter:
     # Kaiser: length = (attenuation - 8) / (2.285 · transition in radians a sample)
     length = (ATTENUATION - 8) / (2.285 * 2 * math.pi * TRANSITION * cutoff / rate)
     half = math.ceil(length / 2)
+    if outputs * (2 * half + _GROUP * inputs // outputs) > LARGEST_TABLE:
+        raise MediaError(f"audio has {rate} samples a second, too odd a number for a filter; resample it")
     groups = []
     for first in range(0, outputs, _GROUP):
         positions = np.arange(first, min(first + _GROUP, outputs)) * (rate / target)
