@@ -90,11 +90,13 @@ class Graph:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids with a fixed meaning; any of `eos` ends an answer."""
+    """Ids with a fixed meaning; any of `eos` ends an answer, rows of media stand in for `image` and `audio`."""
 
     bos: int | None
     eos: tuple[int, ...]
     pad: int | None
+    image: int | None = None
+    audio: int | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class Family(Protocol):
     def rotary(self, config: Any) -> tuple[Table, ...]:
         """Rotary tables of the text decoder, ordered by limit."""
 
+    def media_tokens(self, config: Any) -> tuple[int | None, int | None]:
+        """Ids that stand for rows of images and of recordings, None where the family does not take them."""
+
     def text_model(self, config: Any, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
         """The decoder's shape as the manifest states it."""
 

@@ -69,6 +69,11 @@ def rotary(config: Config) -> tuple[Table, ...]:
     return tables(config.rope)
 
 
+def media_tokens(config: Config) -> tuple[None, None]:
+    """Text only."""
+    return None, None
+
+
 def text_model(config: Config, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
     """The decoder's shape as the manifest states it."""
     return text_config.text_model(config, rotary_tables)

@@ -172,6 +172,11 @@ def rotary(config: Config) -> tuple[Table, ...]:
     return tables(config.text.rope)
 
 
+def media_tokens(config: Config) -> tuple[int, int]:
+    """Ids that stand for rows of images and of recordings."""
+    return config.media.image_token, config.media.audio_token
+
+
 def text_model(config: Config, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
     """The decoder's shape as the manifest states it."""
     return text_config.text_model(config.text, rotary_tables)
