@@ -84,7 +84,7 @@ def decoder(tiny_bundle: Callable[[str], Path], variant: str) -> Iterator[Callab
     manifest = read_manifest(folder)
     graph = Graph(folder / manifest.graphs["text"].file, find("cpu"), 2)
     tables = RotaryTables.open(folder, manifest.text, None)
-    yield lambda chunk=512: Decoder(graph, manifest.text, tables, TokenInputs(graph), chunk)
+    yield lambda chunk: Decoder(graph, manifest.text, tables, TokenInputs(graph), chunk)
     graph.close()
 
 
@@ -157,7 +157,8 @@ def test_three_chat_turns_across_the_original_length(
     with edgephi.load(tiny_bundle(variant), threads=2) as phi:
         for words in (5, 3000, None):
             if words is None:  # so many that the answer crosses the original length
-                words = ORIGINAL - 30 - len(phi.encode([*messages, {"role": "user", "content": ""}]))
+                empty: dict[str, object] = {"role": "user", "content": ""}
+                words = ORIGINAL - 30 - len(phi.encode([*messages, empty]))
             messages.append({"role": "user", "content": " shells" * words})
             prompt = phi.encode(messages)
             reply = phi.chat(messages, max_tokens=60, temperature=0)

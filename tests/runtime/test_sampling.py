@@ -47,7 +47,8 @@ def _theirs(logits: np.ndarray, sampling: Sampling, seen: Sequence[int]) -> np.n
         processors.append(TopPLogitsWarper(sampling.top_p))
     if sampling.min_p:
         processors.append(MinPLogitsWarper(sampling.min_p))
-    scores = LogitsProcessorList(processors)(torch.tensor([list(seen)], dtype=torch.long), torch.tensor(logits[None]))
+    process: Any = LogitsProcessorList(processors)
+    scores = process(torch.tensor([list(seen)], dtype=torch.long), torch.tensor(logits[None]))
     probabilities: np.ndarray = torch.softmax(scores[0].double(), 0).numpy()
     return probabilities
 
@@ -144,7 +145,8 @@ def test_log_probabilities_are_those_of_the_model_itself(sampling: Sampling) -> 
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("temperature", -0.1, "0 (greedy) to 100"), ("temperature", math.nan, "greedy"), ("temperature", "hot", "greedy"),
+        ("temperature", -0.1, "0 (greedy) to 100"), ("temperature", math.nan, "greedy"),
+        ("temperature", "hot", "greedy"),
         ("temperature", True, "greedy"), ("temperature", math.inf, "greedy"), ("top_p", 0.0, "above 0, up to 1"),
         ("top_p", 1.01, "above 0, up to 1"), ("min_p", -1e-9, "0 (off) to 1"), ("min_p", 2, "0 (off) to 1"),
         ("repetition_penalty", 0, "above 0"), ("repetition_penalty", math.nan, "above 0"),
