@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgephi.runtime.image import batch_images, prepare_image
+from edgephi.runtime.image_naflex import batch_naflex_images, prepare_naflex_image
 from edgephi.runtime.image_resampling import bicubic, bilinear
 
 torch = pytest.importorskip("torch")
@@ -191,3 +192,44 @@ def test_bilinear_equals_torch_to_one_level(target: tuple[int, int]) -> None:
     theirs = torch.nn.functional.interpolate(tensor, target[::-1], mode="bilinear", align_corners=False, antialias=True)
     ours = np.asarray(bilinear(Image.fromarray(image), *target)).astype(int)
     assert np.abs(ours - theirs[0].numpy().transpose(1, 2, 0)).max() <= 1
+
+
+def naflex_reference(image: NDArray[np.uint8], budget: int) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+        processor = Siglip2ImageProcessorPil(max_num_patches=budget)
+        return dict(processor(images=[Image.fromarray(image)], return_tensors="np"))
+
+
+NAFLEX_SIZES = [(5, 5), (100, 300), (256, 256), (257, 400), (1024, 680), (4000, 300), (3000, 2000)]
+
+
+@pytest.mark.parametrize("size", NAFLEX_SIZES, ids=str)
+def test_naflex_patches_equal_transformers(size: tuple[int, int]) -> None:
+    """Exactly: both scale with Pillow and normalise in float32."""
+    image = picture(*size)
+    budget = min(max(size[0] // 16 * (size[1] // 16), 256), 3_600)
+    found = naflex_reference(image, budget)
+    ours = batch_naflex_images([prepare_naflex_image(image)], length=budget)
+    assert np.array_equal(ours.pixel_values, found["pixel_values"])
+    assert np.array_equal(ours.attention_mask, found["pixel_attention_mask"])
+    assert np.array_equal(ours.spatial_shapes, found["spatial_shapes"])
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_independent_naflex_references(name: str) -> None:
+    summary = json.loads(shared("phi-4-reasoning-vision-15b/ref-image/summary.json").read_text())[Path(name).stem]
+    ours = prepare_naflex_image(shared(f"media/{name}"))
+    assert list(ours.spatial_shape) == summary["spatial_shape_hw"] and ours.tokens == summary["tokens"]
+    assert np.abs(ours.patches[0, :12] - summary["first12"]).max() < 1e-6  # rounded to six digits
+    assert np.abs(ours.patches[-1, -6:] - summary["last6"]).max() < 1e-6
+    assert abs(float(ours.patches.astype(np.float64).mean()) - summary["mean"]) < 1e-6
+
+
+def test_every_patch_of_an_independent_reference() -> None:
+    stored = np.load(shared("phi-4-reasoning-vision-15b/ref-image/ortx-exceltable.npz"))
+    ours = prepare_naflex_image(shared("media/ortx-exceltable.png"))
+    assert ours.spatial_shape == tuple(stored["spatial_shape"])
+    assert np.array_equal(np.rint((ours.patches + 1) * 127.5).astype(np.uint8), stored["patches_u8"])

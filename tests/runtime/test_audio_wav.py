@@ -101,7 +101,8 @@ def test_a_cut_file_is_an_error(missing: int) -> None:
 
 @pytest.mark.parametrize("broken", [
     form(channels=0), form(align=0), form(bits=0), form(bits=17), form(channels=3, align=4),
-    form(align=5, bits=40), form(codec=3, align=2), form(codec=7, align=2), form(channels=65_535, align=1), form()[:10], b"",
+    form(align=5, bits=40), form(codec=3, align=2), form(codec=7, align=2), form(channels=65_535, align=1),
+    form()[:10], b"",
 ], ids=bytes.hex)
 def test_impossible_formats_are_errors(broken: bytes) -> None:
     assert "save it again" in refused(wav(broken, bytes(100)))
