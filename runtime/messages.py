@@ -56,6 +56,10 @@ def _medium(part: Mapping[str, object], where: str) -> Media:
     source = next((part[key] for key in keys if part.get(key) is not None), None)
     if isinstance(source, Mapping) and "url" in source:
         source = source["url"]
+    elif isinstance(source, Mapping) and isinstance(source.get("data"), str):
+        source = f"data:{kind}/{source.get('format', 'wav')};base64,{source['data']}"
+    elif isinstance(source, str) and source == part.get("base64"):
+        source = f"data:{kind}/*;base64,{source}"
     if source is None:
         raise RequestError(f"{where} is of type {part['type']!r} but holds none of {', '.join(keys)}")
     return Media(kind, where, source)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import numpy as np
 
@@ -21,12 +21,13 @@ from . import providers
 from .answer import AnswerReader, Part
 from .cache import Snapshot
 from .chat import ChatTemplate
-from .decode import Decoder, Progress, Step, generate
+from .decode import Progress, Step, generate
 from .errors import ContextOverflow, ProviderUnavailable, RequestError, SessionBusy
-from .graphs import Graph, Interrupt, Interrupted
-from .inputs import TokenInputs
+from .graphs import Interrupt, Interrupted
 from .manifest import Manifest, RecommendedSampling, read_manifest, verify_files
 from .messages import Message
+from .model import Model
+from .prompt import Prompt, PromptReader, ReadPrompt
 from .providers.provider import Provider
 from .rotary import RotaryTables
 from .sampling import Sampler, Sampling, is_whole
@@ -34,14 +35,13 @@ from .tokens import Tokenizer
 from .tools import ToolCall
 from .usage import Meter, Piece, Reply, Usage
 
-__all__ = ["Piece", "Reply", "Session", "ToolCall", "Usage", "load"]
+__all__ = ["Piece", "Prompt", "Reply", "Session", "ToolCall", "Usage", "load"]
 
 HASHED_BYTES = 64 << 20  # larger files are weights: loading checks their size, `edgephi verify` their hash
 MAXIMUM_THREADS = 1024
 DEFAULT_TOKENS = 8192  # an answer that never ends must not eat all memory by itself
 
 T = TypeVar("T")
-Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
 
 
 class Options(TypedDict, total=False):
@@ -80,10 +80,10 @@ def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None,
     verify_files(folder, manifest, below=HASHED_BYTES)
     tokenizer = Tokenizer.open(folder)
     template = ChatTemplate.open(folder, tokenizer.controls)
+    reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens)
     chosen = threads or provider.default_threads()
-    graph = Graph(folder / manifest.graphs["text"].file, provider, chosen)
-    decoder = Decoder(graph, manifest.text, tables, TokenInputs(graph))
-    return Session(manifest, provider, chosen, tokenizer, template, graph, decoder)
+    model = Model(folder, manifest, provider, chosen, tables)
+    return Session(manifest, provider, chosen, tokenizer, reader, model)
 
 
 class Session:
@@ -95,18 +95,16 @@ class Session:
         provider: Provider,
         threads: int,
         tokenizer: Tokenizer,
-        template: ChatTemplate | None,
-        graph: Graph,
-        decoder: Decoder,
+        prompts: PromptReader,
+        model: Model,
     ) -> None:
         self.manifest = manifest
         self.device = provider.name
         self.threads = threads
-        self.context = decoder.context
+        self.context = model.decoder.context
         self._tokenizer = tokenizer
-        self._template = template
-        self._graph = graph
-        self._decoder = decoder
+        self._prompts = prompts
+        self._model = model
         self._busy = threading.Lock()
         self._interrupt: Interrupt | None = None
         self._closed = False
@@ -130,18 +128,20 @@ class Session:
     ) -> Iterator[Piece]:
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
-        `prompt`: text as one user turn, messages of the whole conversation, or token ids. `max_tokens`: None for what
-        the context leaves, at most DEFAULT_TOKENS. Sampling: None for what the publisher recommends, else greedy;
+        `prompt`: text as one user turn, messages of the whole conversation, or token ids. Messages may hold pictures
+        and recordings where the bundle takes them. `max_tokens`: None for what the context leaves, at most
+        DEFAULT_TOKENS. Sampling: None for what the publisher recommends, else greedy;
         temperature 0 is greedy. `stop`: texts that end the answer and are not part of it. `tools`: function
         descriptions for templates that take them. `variables`: further names that the template reads.
-        `progress(stage, done, total)` is called while the prompt is computed, or computed again with another rotary
-        table.
+        `progress(stage, done, total)` is called while the prompt is computed, or computed again because it outgrew its
+        rotary table or got its first medium.
 
         Raises RequestError and ContextOverflow at once; SessionBusy and NonFiniteLogits while the pieces are taken.
         """
         started = time.perf_counter()
         sampling = _sampling(self.manifest.sampling, temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        ids = self._ids(prompt, tools, variables)
+        asked = self._read(prompt, tools, variables)
+        ids = asked.ids
         limit = self._limit(len(ids), max_tokens)
         reader = AnswerReader(
             self._tokenizer,
@@ -153,9 +153,9 @@ class Session:
         meter = Meter(len(ids), time.perf_counter() - started)
 
         def steps(interrupt: Interrupt) -> Iterator[Step]:
-            return generate(
-                self._decoder, ids, sampler, limit, frozenset(self.manifest.tokens.eos), interrupt, progress
-            )
+            positions = self._model.positions(asked, interrupt)
+            ends = frozenset(self.manifest.tokens.eos)
+            yield from generate(self._model.decoder, positions, sampler, limit, ends, interrupt, progress)
 
         return self._answer(steps, reader, meter)
 
@@ -186,18 +186,19 @@ class Session:
         tools: Sequence[Mapping[str, object]] | None = None,
         variables: Mapping[str, object] = {},
     ) -> list[int]:
-        """The token ids that the model sees for `prompt`. Raises RequestError."""
-        return self._ids(prompt, tools, variables)
+        """The token ids that the model sees for `prompt`, one for each row of a medium. Raises RequestError."""
+        return self._read(prompt, tools, variables).ids
 
     def logits(self, prompt: Prompt, *, progress: Progress | None = None) -> np.ndarray:
         """Logits behind every token of `prompt`, float32 (tokens, vocabulary); the cached conversation stays.
 
         Raises RequestError (also when cancelled), ContextOverflow, SessionBusy, NonFiniteLogits.
         """
-        ids = self._ids(prompt, None, {})
+        asked = self._read(prompt, None, {})
         with self._work() as interrupt:
             try:
-                return self._decoder.logits(ids, interrupt, progress)
+                positions = self._model.positions(asked, interrupt)
+                return self._model.decoder.logits(positions, interrupt, progress)
             except Interrupted as interrupted:
                 raise RequestError(
                     "the call was cancelled before all logits were computed: call again"
@@ -212,24 +213,28 @@ class Session:
     def clear(self) -> None:
         """Forget what is cached of the conversation and give its memory back. Raises SessionBusy."""
         with self._work():
-            self._decoder.clear()
+            self._model.decoder.clear()
 
     def snapshot(self) -> Snapshot:
         """A copy of what is cached of the conversation, for `restore`. Raises SessionBusy."""
         with self._work():
-            return self._decoder.snapshot()
+            return self._model.decoder.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a snapshot of a session of the same bundle and context. Raises SessionBusy."""
         with self._work():
-            self._decoder.restore(snapshot)
+            self._model.decoder.restore(snapshot)
+
+    def release_encoders(self) -> None:
+        """Give back the memory that pictures and recordings took; the next one loads its encoder again. SessionBusy."""
+        with self._work():
+            self._model.release_encoders()
 
     def close(self) -> None:
         """End the call in progress and free all memory. Closing twice is fine."""
         self._closed = True
         self.cancel()
-        self._decoder.close()
-        self._graph.close()
+        self._model.close()
 
     def __enter__(self) -> Session:
         return self
@@ -275,22 +280,12 @@ class Session:
             usage = meter.usage(self.device, self.threads)
             yield Piece(last.text, None, None, last.kind, last.call, finish, usage)
 
-    def _ids(
+    def _read(
         self, prompt: Prompt, tools: Sequence[Mapping[str, object]] | None, variables: Mapping[str, object]
-    ) -> list[int]:
+    ) -> ReadPrompt:
         if self._closed:
             raise RequestError("this session is closed: load the bundle again")
-        if isinstance(prompt, str) and self._template is None:
-            return self._tokenizer.encode_text(prompt)
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if not messages:
-            raise RequestError("the prompt is empty: give text, at least one message or one token id")
-        if all(isinstance(item, Mapping) for item in messages):
-            if self._template is None:
-                raise RequestError("this bundle has no chat template: give text or token ids instead of messages")
-            segments = self._template.render(messages, tools=tools, variables=variables)  # type: ignore[arg-type]
-            return self._tokenizer.encode_segments(segments)
-        return _checked_ids(messages, self.manifest.text.vocab_size)
+        return self._prompts.read(prompt, tools, variables)
 
     def _limit(self, prompt: int, max_tokens: int | None) -> int:
         if max_tokens is not None and not (is_whole(max_tokens) and max_tokens >= 1):
@@ -345,16 +340,6 @@ def _sampling(
 
 def _first(*values: T | None) -> T:
     return next(value for value in values if value is not None)
-
-
-def _checked_ids(ids: Sequence[object], vocabulary: int) -> list[int]:
-    for index, token_id in enumerate(ids):
-        if not (is_whole(token_id) and 0 <= token_id < vocabulary):
-            raise RequestError(
-                f"prompt[{index}] is {token_id!r:.60}; a prompt is text, a list of messages, or a list of token ids"
-                f" from 0 to {vocabulary - 1}"
-            )
-    return [int(token_id) for token_id in ids]  # type: ignore[call-overload]  # checked above
 
 
 def _pieces(step: Step, parts: Sequence[Part], reader: AnswerReader) -> Iterator[Piece]:

@@ -1,0 +1,101 @@
+"""The graphs of a loaded bundle: the decoder, and what a prompt with media needs on top, opened when one comes.
+
+Boundary: decides which graph is in memory; runs none by itself but the encoders, and knows neither text nor sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .cache import Position
+from .decode import Decoder
+from .encoders import FeatureCache, ImageEncoder, LazyGraph, SpeechEncoder
+from .graphs import Graph, Interrupt
+from .inputs import EmbeddingInputs, TextInputs, TokenInputs
+from .manifest import Manifest
+from .prompt import Encoders, ReadPrompt
+from .providers.provider import Provider
+from .rotary import RotaryTables
+
+TEXT, TEXT_MEDIA, EMBEDDING, VISION, SPEECH = "text", "text-media", "embedding", "vision", "speech"
+
+
+class Model:
+    """One bundle in memory. A bundle that takes media starts with the decoder alone.
+
+    The first picture or recording replaces it by the decoder with adapters, over the same weights: both at once would
+    double the memory. With its adapters off that one computes the same as the plain one, so it stays.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, provider: Provider, threads: int, tables: RotaryTables,
+    ) -> None:
+        """Open the decoder. Raises BundleError, ProviderUnavailable."""
+        self._manifest = manifest
+        self._tables = tables
+        self._open: Callable[[str], Graph] = lambda name: Graph(folder / manifest.graphs[name].file, provider, threads)
+        self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
+        self._encoders: Encoders | None = None
+        if VISION in manifest.graphs and SPEECH in manifest.graphs:
+            cache = FeatureCache()
+            vision, speech = (
+                LazyGraph(folder / manifest.graphs[name].file, provider, threads) for name in (VISION, SPEECH)
+            )
+            self._encoders = Encoders(ImageEncoder(vision, cache), SpeechEncoder(speech, cache))
+        self._use(TEXT)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder in use; another one after the first prompt with media."""
+        return self._decoder
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the graphs that are in memory now."""
+        names = [self._name, *([EMBEDDING] if self._embedding is not None else [])]
+        if self._encoders is not None:
+            parts = ((VISION, self._encoders.image.graph), (SPEECH, self._encoders.speech.graph))
+            names += [name for name, graph in parts if graph.loaded]
+        return tuple(names)
+
+    def positions(self, prompt: ReadPrompt, interrupt: Interrupt) -> Sequence[Position]:
+        """What the decoder reads for `prompt`; encodes media not seen lately. Raises BundleError, Interrupted."""
+        if prompt.slots and self._name == TEXT:
+            self._switch_to_adapters()
+        return prompt.positions(self._encoders, interrupt)
+
+    def release_encoders(self) -> None:
+        """Give the memory of the encoders and of what they made back; the next medium loads them again."""
+        if self._encoders is not None:
+            self._encoders.image.release()
+            self._encoders.speech.release()
+
+    def close(self) -> None:
+        """Free everything, after the step in progress."""
+        self._decoder.close()
+        self._graph.close()
+        self.release_encoders()
+        if self._embedding is not None:
+            self._embedding.close()
+
+    def _switch_to_adapters(self) -> None:
+        self._decoder.close()
+        self._graph.close()
+        try:
+            self._use(TEXT_MEDIA)
+        except BaseException:
+            self._use(TEXT)
+            raise
+
+    def _use(self, name: str) -> None:
+        graph = self._open(name)
+        text = self._manifest.text
+        self._decoder = Decoder(graph, text, self._tables, self._inputs(graph))
+        self._graph, self._name = graph, name
+
+    def _inputs(self, graph: Graph) -> TextInputs:
+        image, audio = self._manifest.tokens.image, self._manifest.tokens.audio
+        if self._embedding is None or image is None or audio is None:
+            return TokenInputs(graph)
+        return EmbeddingInputs(self._embedding, (image, audio), self._manifest.text.hidden_size)

@@ -1,0 +1,138 @@
+"""What a caller asks, in any of its forms → the positions that the model sees.
+
+Boundary: text, messages and ids in; ids out, and for prompts with media the rows that encoders make of them. Reading a
+prompt checks everything and runs no model; `ReadPrompt.positions` runs the encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+from .audio import AudioInputs, prepare_audio
+from .cache import Position
+from .chat import ChatTemplate
+from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, SpeechEncoder
+from .errors import MediaError, RequestError
+from .graphs import Interrupt
+from .image import ImageInputs, prepare_image
+from .inputs import MediaRow
+from .manifest import Tokens
+from .messages import Media, Message, media
+from .sampling import is_whole
+from .tokens import Tokenizer
+
+Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
+Tools: TypeAlias = Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What turns media into rows."""
+
+    image: ImageEncoder
+    speech: SpeechEncoder
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One picture or recording: it takes `inputs.tokens` positions from `start` on, each with the id `placeholder`."""
+
+    start: int
+    placeholder: int
+    inputs: ImageInputs | AudioInputs
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A checked prompt: the ids of all positions, media included, and where media stand, in order."""
+
+    ids: list[int]
+    slots: tuple[Slot, ...] = ()
+
+    def positions(self, encoders: Encoders | None, interrupt: Interrupt) -> Sequence[Position]:
+        """The positions with the rows of media in their places. Raises BundleError, Interrupted."""
+        if not self.slots or encoders is None:
+            return self.ids
+        pictured = any(isinstance(slot.inputs, ImageInputs) for slot in self.slots)
+        mode = MODE_VISION_SPEECH if pictured else MODE_SPEECH
+        found: list[Position] = list(self.ids)
+        for slot in self.slots:
+            if isinstance(slot.inputs, ImageInputs):
+                content, rows = slot.inputs.sha256, encoders.image.encode(slot.inputs, interrupt)
+            else:
+                content, rows = f"{slot.inputs.sha256}:{mode}", encoders.speech.encode(slot.inputs, mode, interrupt)
+            places = range(slot.start, slot.start + slot.inputs.tokens)
+            found[places.start : places.stop] = [
+                MediaRow(slot.placeholder, content, row, rows) for row in range(len(places))
+            ]
+        return found
+
+
+class PromptReader:
+    """Reads prompts for one bundle."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, vocabulary: int, tokens: Tokens,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._vocabulary = vocabulary
+        given = (("image", tokens.image), ("audio", tokens.audio))
+        self._media = {kind: number for kind, number in given if number is not None}
+        self._marks = {kind: tokenizer.decode([number], skip_special=False) for kind, number in self._media.items()}
+
+    def read(self, prompt: Prompt, tools: Tools | None, variables: Mapping[str, object]) -> ReadPrompt:
+        """Check and encode `prompt`; media are decoded, not yet encoded. Raises RequestError."""
+        if isinstance(prompt, str) and self._template is None:
+            return ReadPrompt(self._tokenizer.encode_text(prompt))
+        items: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if not items:
+            raise RequestError("the prompt is empty: give text, at least one message or one token id")
+        if not all(isinstance(item, Mapping) for item in items):
+            return ReadPrompt(self._checked(items))
+        if self._template is None:
+            raise RequestError("this bundle has no chat template: give text or token ids instead of messages")
+        messages = cast("list[Message]", items)
+        segments = self._template.render(messages, tools=tools, variables=variables, placeholders=self._marks)
+        return self._expand(self._tokenizer.encode_segments(segments), media(messages))
+
+    def _expand(self, ids: list[int], given: Sequence[Media]) -> ReadPrompt:
+        """Give every medium as many positions as it takes; the template kept their order."""
+        if not given:
+            return ReadPrompt(ids)
+        waiting = iter(given)
+        expanded: list[int] = []
+        slots: list[Slot] = []
+        for number in ids:
+            if number in self._media.values():
+                slot = Slot(len(expanded), number, _inputs(next(waiting)))
+                slots.append(slot)
+                expanded += [number] * slot.inputs.tokens
+            else:
+                expanded.append(number)
+        return ReadPrompt(expanded, tuple(slots))
+
+    def _checked(self, ids: Sequence[object]) -> list[int]:
+        for index, number in enumerate(ids):
+            if not (is_whole(number) and 0 <= number < self._vocabulary):
+                raise RequestError(
+                    f"prompt[{index}] is {number!r:.60}; a prompt is text, a list of messages, or a list of token ids"
+                    f" from 0 to {self._vocabulary - 1}"
+                )
+            if number in self._media.values():
+                raise RequestError(
+                    f"prompt[{index}] is {number}, which stands for a picture or recording: give these as content of"
+                    " messages"
+                )
+        return [int(cast("int", number)) for number in ids]
+
+
+def _inputs(medium: Media) -> ImageInputs | AudioInputs:
+    """Decode one medium; an error says where in the messages it stands."""
+    source = cast("Any", medium.source)
+    try:
+        return prepare_image(source) if medium.kind == "image" else prepare_audio(source)
+    except MediaError as error:
+        raise MediaError(f"{medium.where}: {error}") from error
