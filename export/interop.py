@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Manifest, parse_object
 from .bundle import Staging
 from .config import GENERATION_NAME
+from .signatures import LOGITS
 
 TOKENIZER_NAME = "tokenizer.json"
 REFETCH = "fetch the checkpoint again"
@@ -31,6 +34,12 @@ TURN_ENDS = ("<|end|>", "<|im_end|>")  # of the chat formats of Phi-3 and Phi-4
 GENAI_MAX_LENGTH = 4096
 # "phi3" makes genai prefill everything again at token 4097, whether or not the model switches its rotary table there
 GENAI_TYPE = "llama"
+
+# Decoders in the form of other runtimes: part of a family → name of its file. Where there are several rotary tables
+# each exists once more, with the longest one as its default.
+MODEL = "model"
+FOREIGN = {"text": MODEL, "text-vision": "text-vision", "text-speech": "text-speech"}
+LONG = "-long"
 
 _LICENCE_LINE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.\-+]{1,64})['\"]?\s*$", re.MULTILINE)
 
@@ -75,8 +84,16 @@ def turn_ends(folder: Path) -> tuple[int, ...]:
     return tuple(number for number, content in _added_tokens(_parse(folder / TOKENIZER_NAME)) if content in TURN_ENDS)
 
 
+def prune(model: ir.Model) -> None:
+    """Say that the logits are those of one position: onnxruntime-genai gives a decoder as many rows as it states."""
+    logits = next(value for value in model.graph.outputs if value.name == LOGITS)
+    assert logits.shape is not None
+    batch, _, vocabulary = logits.shape
+    logits.shape = ir.Shape((batch, 1, vocabulary))
+
+
 def optimum_config(manifest: Manifest) -> bytes:
-    """config.json for `ORTModelForCausalLM.from_pretrained(bundle, file_name="text.onnx")`.
+    """config.json for `ORTModelForCausalLM.from_pretrained(bundle)`, which reads `model.onnx`.
 
     It describes the graph, whose rotary embedding needs no settings, and says "llama": optimum gives grouped key/value
     heads only to the model types that it lists, and the one of these checkpoints is not among them.
@@ -100,16 +117,16 @@ def optimum_config(manifest: Manifest) -> bytes:
 
 
 def genai_config(manifest: Manifest) -> bytes:
-    """genai_config.json for the graph `text`.
+    """genai_config.json for the graph `model`.
 
     Its context is the limit of that graph's rotary table, so whatever fits is right. A LongRoPE bundle holds
-    `text-long.onnx` for conversations beyond it; an application selects it with the overlay of `long_overlay`.
+    `model-long.onnx` for conversations beyond it; an application selects it with the overlay of `long_overlay`.
     """
     text, sampling = manifest.text, manifest.sampling
     context = text.rotary[0].limit
     decoder: dict[str, Any] = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-        "filename": manifest.graphs["text"].file,
+        "filename": manifest.graphs[MODEL].file,
         "head_size": text.head_dim,
         "hidden_size": text.hidden_size,
         "inputs": {
@@ -158,7 +175,7 @@ def long_overlay(manifest: Manifest, max_length: int) -> bytes | None:
 
     None for a bundle with one table. `max_length` is the tokens to allocate the key/value cache for.
     """
-    long = manifest.graphs.get("text-long")
+    long = manifest.graphs.get(f"{MODEL}{LONG}")
     if long is None:
         return None
     model = {"context_length": manifest.text.context_length, "decoder": {"filename": long.file}}

@@ -39,7 +39,6 @@ from .memory import peak_memory
 from .weights import Binding, bind
 
 TEXT = "text"
-LONG = "-long"  # suffix of the graphs whose rotary table is the longest one by default
 
 Progress = Callable[[str, int, int], None]
 
@@ -275,7 +274,7 @@ def _require_equal_copies(checkpoint: Checkpoint, blueprint: Blueprint) -> None:
 
 
 def _write_graphs(staging: Staging, blueprint: Blueprint) -> dict[str, Graph]:
-    """Write the graph files, and one more of each whose rotary tables are several, with the longest as its default."""
+    """Write the graph files: those that edgephi reads, then the decoders once more in the form of other runtimes."""
     written: dict[str, Graph] = {}
 
     def write(name: str, model: ir.Model, parts: Mapping[str, rewrite.Part]) -> None:
@@ -285,9 +284,14 @@ def _write_graphs(staging: Staging, blueprint: Blueprint) -> dict[str, Graph]:
 
     for part, model in blueprint.graphs.items():
         parts = blueprint.parts[part]
-        write(part, model, parts)
-        if len(blueprint.tables) > 1 and not parts.keys().isdisjoint(ROTARY):
-            write(f"{part}{LONG}", model, _point_at_table(parts, blueprint.tables[-1]))
+        foreign = interop.FOREIGN.get(part)
+        if foreign != part:
+            write(part, model, parts)
+        if foreign is not None:
+            interop.prune(model)
+            write(foreign, model, parts)
+            if len(blueprint.tables) > 1:
+                write(f"{foreign}{interop.LONG}", model, _point_at_table(parts, blueprint.tables[-1]))
     return written
 
 

@@ -66,8 +66,7 @@ def text_graph(
         normed, x = add_rms_norm(graph, gated, x, following, width, epsilon)
     (needed,) = graph.node("Gather", (normed, rows), "logits_rows.gather", attributes={"axis": 1})
     logits = linear(graph, needed, shape.head, shape.vocabulary, width)
-    # 1 is the default, and what tells onnxruntime-genai that not every position has logits; more rows may come out
-    graph.output(logits, LOGITS, dtype, ("batch", 1, shape.vocabulary))
+    graph.output(logits, LOGITS, dtype, ("batch", "rows", shape.vocabulary))
     return graph.model()
 
 

@@ -40,7 +40,7 @@ def test_the_report_counts_files_and_names_what_is_not_listed(tiny_bundle: Calla
     result = verify(bundle, progress=lambda *step: seen.append(step))
     manifest = read_manifest(bundle)
     assert result.files == len(manifest.files) and result.unlisted == ("notes.txt",) and result.layers == ()
-    assert result.graphs == ("text", "text-long")
+    assert result.graphs == ("model", "model-long", "text")
     assert result.nbytes == sum(record.size for record in manifest.files.values())
     assert ("hashes", result.nbytes, result.nbytes) in seen
 
@@ -125,7 +125,7 @@ def test_nan_is_found_without_a_checkpoint(changed: Callable[..., Path]) -> None
         rows[0] = np.nan
         return rows
 
-    with pytest.raises(NonFiniteLogits, match="graph text computes nan"):
+    with pytest.raises(NonFiniteLogits, match="graph model computes nan"):
         verify(changed("fp32", {"model.layers.1.input_layernorm.weight": poison}))
 
 
