@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import edgephi
 from edgephi.__main__ import main
 
 PATIENCE = 60.0  # seconds; a limit for a program that hangs, not a measurement
@@ -32,6 +33,16 @@ class Done:
 @pytest.fixture(scope="session")
 def bundle(tiny_bundle: Callable[..., Path]) -> Path:
     return tiny_bundle("mini")
+
+
+@pytest.fixture(scope="session")
+def endless(bundle: Path) -> str:
+    """A prompt whose greedy answer goes on for thousands of tokens: long enough to be interrupted."""
+    with edgephi.load(bundle) as session:
+        for prompt in ("Hi", "Hello", "fox", "sea shells", "quick"):
+            if session.generate(prompt, max_tokens=3000).finish_reason == "length":
+                return prompt
+    raise AssertionError("every answer of the tiny model ends early")
 
 
 @pytest.fixture
@@ -78,6 +89,12 @@ class Terminal:
         at = self.text.index(text) + len(text)
         before, self.text = self.text[:at], self.text[at:]
         return before
+
+    def wait_for_anything(self) -> None:
+        """Read until something more has come."""
+        before = len(self.text)
+        while len(self.text) == before:
+            assert self._read(), "the program ended"
 
     def end(self) -> int:
         """Read until the program ends; its exit code."""

@@ -112,8 +112,8 @@ def test_every_end_has_its_code(
     assert done.err.startswith(line) and done.err.count("\n") <= 1
 
 
-def test_a_reader_that_goes_away_ends_the_program_quietly(bundle: Path) -> None:
-    command = [sys.executable, "-m", "edgephi", "run", str(bundle), "Hi", "--stream-json", "-n", "3000"]
+def test_a_reader_that_goes_away_ends_the_program_quietly(bundle: Path, endless: str) -> None:
+    command = [sys.executable, "-m", "edgephi", "run", str(bundle), endless, "--stream-json", "-n", "3000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline()

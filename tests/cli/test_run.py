@@ -151,22 +151,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert done.err.startswith("error: ") and complaint in done.err and done.err.count("\n") == 1
 
 
-def test_ctrl_c_ends_an_answer_with_code_130(bundle: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "edgephi",
-        "run",
-        str(bundle),
-        "Hi",
-        "--stream-json",
-        "-n",
-        "8000",
-        "--temp",
-        "2",
-        "--seed",
-        "1",
-    ]
+def test_ctrl_c_ends_an_answer_with_code_130(bundle: Path, endless: str) -> None:
+    command = [sys.executable, "-m", "edgephi", "run", str(bundle), endless, "--stream-json", "-n", "8000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
