@@ -13,7 +13,7 @@ import click
 
 from edgephi.runtime.errors import EdgePhiError
 
-from . import checkpoints, export_cost, shapes
+from . import checkpoints, export_cost, quality, shapes
 
 
 @click.group()
@@ -69,6 +69,29 @@ def measure_export(
         for cost in export_cost.measure(folder.resolve(), chosen, output, threads, results)
     ]
     click.echo(export_cost.table(costs))
+
+
+@cli.command("quality")
+@click.option(
+    "--case", "cases", multiple=True, default=list(quality.CASES), show_default=True,
+    help="PRECISION or PRECISION:PRESET; may be given several times.",
+)
+@click.option("--examples", default=200, show_default=True, type=click.IntRange(min=1), help="Questions of each task.")
+@click.option("--compared", default=50, show_default=True, type=click.IntRange(min=1), help="Conversations for the KL.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
+@click.option(
+    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
+    help="Folder of the result files.",
+)
+def measure_quality(cases: tuple[str, ...], examples: int, compared: int, threads: int | None, results: Path) -> None:
+    """Compare the answers of the shipped checkpoint in each precision with the reference."""
+
+    def progress(name: str, number: int, total: int) -> None:
+        click.echo(f"{number + 1} of {total}: {name}", err=True)
+
+    measured = quality.measure(cases, examples, min(compared, examples), threads, progress)
+    quality.write(measured, results)
+    click.echo(quality.table(measured))
 
 
 def main() -> None:

@@ -88,10 +88,10 @@ def _export(checkpoint: Path, case: Case, folder: Path, threads: int | None) -> 
         "--preset", case.preset, "--json", *(() if threads is None else ("--threads", str(threads))),
     ]
     usage = processes.run(command)
-    report = json.loads(usage.output)
+    files = {path.name: path.stat().st_size for path in sorted(bundle.iterdir())}
     return Cost(
-        checkpoint.name, case.precision, case.preset, report["checkpoint_bytes"], report["bundle_bytes"],
-        dict(sorted(report["files"].items())), round(usage.seconds, 1), round(usage.cpu_seconds, 1),
+        checkpoint.name, case.precision, case.preset, json.loads(usage.output)["checkpoint_bytes"], sum(files.values()),
+        files, round(usage.seconds, 1), round(usage.cpu_seconds, 1),
         usage.peak_resident, usage.peak_anonymous, usage.peak_file_backed, usage.reported_peak,
         datetime.now(UTC).date().isoformat(), machine.describe(), machine.versions(),
     )

@@ -42,7 +42,7 @@ def test_a_tiny_export_is_measured(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     records = json.loads((tmp_path / "results" / "export_cost.json").read_text())
     assert [(record["precision"], record["preset"]) for record in records] == [("fp32", "balanced"), ("int4", "fast")]
-    assert records[0]["bundle_bytes"] > 3 * records[1]["files"]["text.onnx.data"]
+    assert records[0]["bundle_bytes"] > records[1]["bundle_bytes"] > 0
     for record in records:
         bundle = tmp_path / "bundles" / f"tiny-{record['precision']}-{record['preset']}"
         files = {name: (bundle / name).stat().st_size for name in record["files"]}
