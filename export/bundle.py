@@ -95,7 +95,7 @@ class Staging:
                 file.close()
         stopped = self._resumable or isinstance(error, KeyboardInterrupt | SystemExit)
         if not (stopped and self._entries and self._bundle.is_dir()):
-            shutil.rmtree(self.work, ignore_errors=True)
+            self._discard()
         self._release()
 
     def require_space(self, nbytes: int) -> None:
@@ -157,14 +157,25 @@ class Staging:
     def _open_work(self) -> None:
         """Go on with what an export of the same key left, or begin anew."""
         kept, entries = _read_journal(self._journal, self._key)
-        if not entries or not self._bundle.is_dir():
-            shutil.rmtree(self.work, ignore_errors=True)
+        if entries and self._bundle.is_dir():
+            os.truncate(self._journal, kept)
+            self._entries = entries
+            return
+        self._discard()
+        try:
             self._bundle.mkdir(parents=True)
             write_file(self._journal, _line({"key": self._key}))
             sync_folder(self.output.parent)
-            return
-        os.truncate(self._journal, kept)
-        self._entries = entries
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        """Remove the work folder, except for a replaced bundle that could not be put back."""
+        with contextlib.suppress(OSError):
+            _restore(self._previous, self.output)
+        if not self._previous.is_dir():
+            shutil.rmtree(self.work, ignore_errors=True)
 
     def _digest(self, ranges: Sequence[Range]) -> str:
         digest = hashlib.sha256()
@@ -226,15 +237,19 @@ def _require_replaceable(output: Path) -> None:
 
 def _swap(bundle: Path, output: Path, previous: Path) -> None:
     """Rename `bundle` to `output`, setting aside what was there; on failure `output` is what it was."""
+    moved = False
     try:
         if output.is_dir() and any(output.iterdir()):
             os.rename(output, previous)
         os.rename(bundle, output)
+        moved = True
+        sync_folder(output.parent)
     except BaseException:  # Ctrl-C included: nobody should be left without the old bundle
+        if moved:
+            os.rename(output, bundle)
         if previous.is_dir() and not output.exists():
             os.rename(previous, output)
         raise
-    sync_folder(output.parent)
 
 
 def _read_journal(path: Path, key: str) -> tuple[int, dict[str, Entry]]:
