@@ -52,7 +52,9 @@ class GraphBuilder:
         return value
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        """A small initializer whose data stays inside the graph file."""
+        """A small initializer whose data stays inside the graph file; its name must be new."""
+        if name in self._initializers:
+            raise ValueError(f"initializer {name} is declared twice")
         value = _value(name, ir.DataType.from_numpy(array.dtype), array.shape)
         value.const_value = ir.tensor(array, name=name)
         self._initializers[name] = value
@@ -104,7 +106,7 @@ class GraphBuilder:
     def scan(
         self, indices: ir.Value, name: str, body: Callable[[ir.Value], ir.Value], shape: Sequence[Dimension]
     ) -> ir.Value:
-        """A `Scan` over int64 (n,): `body` of each int64 scalar gives float `shape`; their stack is (n, *shape).
+        """A `Scan` over int64 (n,), n > 0: `body` of each int64 scalar gives float `shape`; their stack is (n, *shape).
 
         `body` appends its nodes to this builder, as in `choose`. Only one step's intermediate values exist at a time.
         """
