@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cache import CacheShape, KeyValueCache, Position, Regime, Snapshot
+from .draft import INITIAL_COST, DraftLength, PromptLookup
 from .errors import BundleError, NonFiniteLogits, RequestError
 from .graphs import Graph, Interrupt
 from .inputs import TextInputs
@@ -45,14 +46,21 @@ class Work:
     seconds: float
 
 
+FREE = Work(0, 0, 0, 0.0)
+
+
 @dataclass(frozen=True)
 class Step:
-    """A token of the answer. `finish` is "stop" at an end token, "length" at the last one allowed, else None."""
+    """A token of the answer. `finish` is "stop" at an end token, "length" at the last one allowed, else None.
+
+    `drafted`: it was guessed rightly, so the step that verified it gave the token after it, too, for the same `work`.
+    """
 
     token_id: int
     logprob: float | None
     work: Work
     finish: str | None
+    drafted: bool = False
 
 
 class Decoder:
@@ -125,12 +133,30 @@ class Decoder:
         self._cache.commit((position,))
         return self._last[0, 0], Work(len(self._cache) - 1, 1, 0, time.perf_counter() - started)
 
+    @property
+    def room(self) -> int:
+        """How many positions may follow before the context ends or another rotary table is needed."""
+        regime = self._cache.regime
+        return 0 if regime is None else self._tables.limit_of(regime.rotary) - len(self._cache)
+
+    def extend(self, positions: Sequence[Position], interrupt: Interrupt) -> tuple[np.ndarray, Work]:
+        """`append` of several positions, at most `room` of them; logits (positions, vocab) behind each."""
+        started = time.perf_counter()
+        before = len(self._cache)
+        logits = np.empty((1, len(positions), self._text.vocab_size), self._logits_dtype)
+        self._step(positions, np.arange(len(positions)), logits, interrupt)
+        self._require_finite(logits, before)
+        self._cache.commit(positions)
+        return logits[0], Work(before, len(positions), 0, time.perf_counter() - started)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` positions of the current sequence."""
+        self._cache.rewind(length)
+
     def logits(
         self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None = None
     ) -> np.ndarray:
-        """Logits behind every position, float32 (positions, vocab); the current sequence and its cache stay as they
-        are.
-        """
+        """Logits behind every position, float32 (positions, vocab); the current sequence stays as it is."""
         kept, self._cache = self._cache, KeyValueCache(self._cache.shape, self._bind_cache)
         try:
             return self._all_logits(sequence, interrupt, progress)
@@ -241,19 +267,74 @@ def generate(
     ends: frozenset[int],
     interrupt: Interrupt,
     progress: Progress | None = None,
+    *,
+    draft: bool = False,
 ) -> Iterator[Step]:
     """Continue `prompt` by at most `limit` ≥ 1 tokens, up to and with a token of `ends`.
 
-    Raises what `Decoder.advance` raises; the tokens that were given out stay cached.
+    `draft`: guess tokens from what the sequence said before and verify several in one step; each is chosen from the
+    model's own logits all the same. Raises what `Decoder.advance` raises; the tokens that were given out stay cached.
     """
     logits, work = decoder.advance(prompt, interrupt, progress)
-    for left in range(limit - 1, -1, -1):
-        choice = sampler.choose(logits)
-        finish = "stop" if choice.token_id in ends else None if left else "length"
-        yield Step(choice.token_id, choice.logprob, work, finish)
-        if finish is not None:
+    rows, guess, made = logits[None], list[int](), 0
+    drafter: _Drafter | None = None
+    while True:
+        steps = _verified(rows, guess, sampler, limit - made, ends, work)
+        decoder.rewind(len(decoder.cache) - (len(guess) + 1 - len(steps)))
+        yield from steps
+        made += len(steps)
+        if steps[-1].finish is not None:
             return
-        logits, work = decoder.append(choice.token_id, interrupt, progress)
+        if draft and drafter is None:  # only now: the first token does not wait for it
+            drafter = _Drafter(prompt)
+        token_id = steps[-1].token_id
+        if drafter is not None:
+            drafter.learn([step.token_id for step in steps], len(guess))
+            guess = drafter.guess(min(limit - made - 1, decoder.room - 1))
+        if guess:
+            rows, work = decoder.extend([token_id, *guess], interrupt)
+        else:
+            logits, work = decoder.append(token_id, interrupt, progress)
+            rows = logits[None]
+
+
+class _Drafter:
+    """Guesses how the sequence goes on, as far as the guesses before were right.
+
+    Costs are those of INITIAL_COST, not the clock's: the same calls give the same steps and so the same rounding.
+    """
+
+    def __init__(self, prompt: Sequence[Position]) -> None:
+        self._lookup = PromptLookup()
+        # what is no token, a row of a picture, never continues a text
+        self._lookup.extend(position if isinstance(position, int) else -1 for position in prompt)
+        self._length = DraftLength()
+
+    def learn(self, made: Sequence[int], drafted: int) -> None:
+        """Take the tokens of a step that verified `drafted` guesses."""
+        self._lookup.extend(made)
+        self._length.observe(drafted, len(made) - 1, INITIAL_COST[drafted])
+
+    def guess(self, limit: int) -> list[int]:
+        """At most `limit` tokens that may come next."""
+        wanted = min(self._length.choose(), limit)
+        guess = self._lookup.propose(wanted) if wanted > 0 else []
+        return guess[: guess.index(-1)] if -1 in guess else guess
+
+
+def _verified(
+    rows: np.ndarray, guess: Sequence[int], sampler: Sampler, limit: int, ends: frozenset[int], work: Work
+) -> list[Step]:
+    """Choose from row after row, as long as the choice is what was guessed: then the next row is the model's, too."""
+    steps: list[Step] = []
+    for index, logits in enumerate(rows):
+        choice = sampler.choose(logits)
+        finish = "stop" if choice.token_id in ends else "length" if len(steps) + 1 == limit else None
+        drafted = index < len(guess) and choice.token_id == guess[index]
+        steps.append(Step(choice.token_id, choice.logprob, FREE if steps else work, finish, drafted))
+        if finish is not None or not drafted:
+            break
+    return steps
 
 
 def _cache_shape(graph: Graph, text: TextModel) -> CacheShape:

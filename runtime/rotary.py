@@ -52,6 +52,10 @@ class RotaryTables:
             )
         return next(index for index, limit in enumerate(self._limits) if length <= limit)
 
+    def limit_of(self, index: int) -> int:
+        """The longest sequence that a table serves within the context."""
+        return min(self._limits[index], self.context)
+
     def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """float32 cosines and sines (positions, rotary_dim / 2), read-only."""
         return self._arrays[index]

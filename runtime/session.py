@@ -59,6 +59,7 @@ class Options(TypedDict, total=False):
     tools: Sequence[Mapping[str, object]] | None
     variables: Mapping[str, object]
     progress: Progress | None
+    draft: bool
 
 
 def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None) -> Session:
@@ -125,16 +126,17 @@ class Session:
         tools: Sequence[Mapping[str, object]] | None = None,
         variables: Mapping[str, object] = {},
         progress: Progress | None = None,
+        draft: bool = True,
     ) -> Iterator[Piece]:
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
         `prompt`: text as one user turn, messages of the whole conversation, or token ids. Messages may hold pictures
         and recordings where the bundle takes them. `max_tokens`: None for what the context leaves, at most
-        DEFAULT_TOKENS. Sampling: None for what the publisher recommends, else greedy;
-        temperature 0 is greedy. `stop`: texts that end the answer and are not part of it. `tools`: function
-        descriptions for templates that take them. `variables`: further names that the template reads.
-        `progress(stage, done, total)` is called while the prompt is computed, or computed again because it outgrew its
-        rotary table or got its first medium.
+        DEFAULT_TOKENS. Sampling: None for what the publisher recommends, else greedy; temperature 0 is greedy. `stop`:
+        texts that end the answer and are not part of it. `tools`: function descriptions for templates that take them.
+        `variables`: further names that the template reads. `progress(stage, done, total)` is called while the prompt
+        is computed, or computed again because it outgrew its rotary table or got its first medium. `draft`: verify
+        guesses at repetitions several at a time, which changes the speed and not what is said.
 
         Raises RequestError and ContextOverflow at once; SessionBusy and NonFiniteLogits while the pieces are taken.
         """
@@ -155,7 +157,7 @@ class Session:
         def steps(interrupt: Interrupt) -> Iterator[Step]:
             positions = self._model.positions(asked, interrupt)
             ends = frozenset(self.manifest.tokens.eos)
-            yield from generate(self._model.decoder, positions, sampler, limit, ends, interrupt, progress)
+            yield from generate(self._model.decoder, positions, sampler, limit, ends, interrupt, progress, draft=draft)
 
         return self._answer(steps, reader, meter)
 
@@ -224,6 +226,11 @@ class Session:
         """Return to a snapshot of a session of the same bundle and context. Raises SessionBusy."""
         with self._work():
             self._model.decoder.restore(snapshot)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the graphs that are in memory now."""
+        return self._model.loaded
 
     def release_encoders(self) -> None:
         """Give back the memory that pictures and recordings took; the next one loads its encoder again. SessionBusy."""

@@ -25,6 +25,7 @@ class Usage:
     `prompt_tokens` counts all of the prompt, `cached_tokens` those of it that were still known from the turn before.
     `recomputed_tokens` were known too and had to be computed again in `recompute_seconds`, because the conversation
     crossed the length up to which a LongRoPE model uses its short rotary table; `decode_rate` leaves that time out.
+    `drafted_tokens` of the answer were guessed and cost no step of their own.
     `peak_memory` is the largest resident set of the process so far in bytes, mapped files included; 0 where unknown.
     """
 
@@ -39,6 +40,7 @@ class Usage:
     peak_memory: int
     device: str
     threads: int
+    drafted_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Meter:
         self._spent = spent
         self._first: Step | None = None
         self._first_seconds = self._later_seconds = self._recompute_seconds = 0.0
-        self._tokens = self._recomputed = 0
+        self._tokens = self._recomputed = self._drafted = 0
 
     def timed(self, steps: Iterator[Step]) -> Iterator[Step]:
         """The same steps, measured."""
@@ -96,6 +98,7 @@ class Meter:
             if step is None:
                 return
             self._tokens += 1
+            self._drafted += step.drafted
             if step.work.recomputed:
                 self._recomputed += step.work.recomputed
                 self._recompute_seconds += step.work.seconds
@@ -120,6 +123,7 @@ class Meter:
             peak_memory=peak_memory(),
             device=device,
             threads=threads,
+            drafted_tokens=self._drafted,
         )
 
 

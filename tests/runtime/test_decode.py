@@ -18,7 +18,7 @@ from edgephi.runtime.inputs import TokenInputs
 from edgephi.runtime.manifest import Manifest, read_manifest
 from edgephi.runtime.providers import find
 from edgephi.runtime.rotary import RotaryTables
-from edgephi.runtime.sampling import Sampler, Sampling
+from edgephi.runtime.sampling import Choice, Sampler, Sampling
 
 IDS = [int(token) for token in np.random.default_rng(5).integers(0, 384, 700)]
 CHUNK = 64
@@ -146,6 +146,22 @@ def test_which_table_serves_which_length(folder: Path, manifest: Manifest) -> No
     assert not both.arrays(0)[0].flags.writeable
 
 
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_quantized_bundles_compute_alike_however_a_sequence_is_cut(
+    tiny_bundle: Callable[..., Path], precision: str
+) -> None:
+    folder, go = tiny_bundle("mini", precision=precision), Interrupt()
+    manifest = read_manifest(folder)
+    graph = Graph(folder / manifest.graphs["text"].file, find("cpu"), 2)
+    tables = RotaryTables.open(folder, manifest.text, None)
+    decoder = Decoder(graph, manifest.text, tables, TokenInputs(graph), CHUNK)
+    wanted = decoder.logits(IDS[:210], go)
+    found = [decoder.advance(IDS[:200], go)[0].copy(), *(decoder.append(token, go)[0].copy() for token in IDS[200:210])]
+    # Activations are rounded to int8 block by block: a rounding of float32 may move one of them by a whole step of it.
+    assert np.abs(wanted[199:] - np.stack(found)).max() < 1e-2 * np.ptp(wanted)
+    graph.close()
+
+
 class Poisoned(RotaryTables):
     """Tables that are NaN at one position: stands for a model that breaks down there."""
 
@@ -220,6 +236,63 @@ def test_generation_ends_at_an_end_token_or_at_the_limit(make: Callable[..., Dec
     first = next(index for index, (token, _) in enumerate(plain) if token == end)
     assert answer(12, frozenset([end])) == [*plain[:first], (end, "stop")]
     assert answer(1, frozenset()) == [(plain[0][0], "length")]
+
+
+class Repeating(Sampler):
+    """Follows a script, as a model would that says the same again and again."""
+
+    def __init__(self, script: list[int]) -> None:
+        super().__init__(Sampling())
+        self.script = iter(script)
+        self.rows: list[np.ndarray] = []
+
+    def choose(self, logits: np.ndarray) -> Choice:
+        self.rows.append(logits.copy())
+        return Choice(next(self.script), None)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 30, 59])
+def test_drafting_chooses_from_the_same_logits(make: Callable[..., Decoder], limit: int) -> None:
+    """Rows of a step over several positions are those of steps over one, up to rounding, right guess or wrong."""
+    phrase = [17, 99, 3, 250]
+    script = [*phrase * 8, 5, 6, *phrase * 3, 9, *phrase * 4]
+    plain, drafted, go = Repeating(script), Repeating(script), Interrupt()
+    one, other = make(), make()
+    for _ in generate(one, IDS[:40], plain, limit, frozenset(), go):
+        pass
+    steps = list(generate(other, IDS[:40], drafted, limit, frozenset(), go, draft=True))
+    assert [step.token_id for step in steps] == script[:limit]
+    assert [step.finish for step in steps] == [*[None] * (limit - 1), "length"]
+    assert len(plain.rows) == len(drafted.rows) == limit
+    for wanted, found in zip(plain.rows, drafted.rows, strict=True):
+        assert np.abs(wanted - found).max() < 1e-5 * np.ptp(wanted)
+    assert list(one.cache.positions) == list(other.cache.positions) == [*IDS[:40], *script[: limit - 1]]
+    if limit == 59:
+        assert sum(step.drafted for step in steps) > 25
+        assert sum(step.work.computed for step in steps) > limit + 39  # wrong guesses were computed as well
+
+
+def test_drafting_across_the_original_length(make: Callable[..., Decoder]) -> None:
+    """No guess reaches over the border: the step that crosses it computes everything again with the other table."""
+    prompt, script, go = [IDS[index % 700] for index in range(4080)], [17, 99, 3, 250] * 10, Interrupt()
+    plain, drafted = Repeating(script), Repeating(script)
+    list(generate(make(), prompt, plain, 40, frozenset(), go))
+    steps = list(generate(make(), prompt, drafted, 40, frozenset(), go, draft=True))
+    for wanted, found in zip(plain.rows, drafted.rows, strict=True):
+        assert np.abs(wanted - found).max() < 1e-5 * np.ptp(wanted)
+    assert [step.work.recomputed for step in steps if step.work.recomputed] == [4096]
+    assert sum(step.drafted for step in steps) > 10
+
+
+def test_drafting_stops_at_an_end_token_and_before_the_context_ends(make: Callable[..., Decoder]) -> None:
+    phrase = [17, 99, 3, 250]
+    ended = list(generate(
+        make(), IDS[:4], Repeating([*phrase * 4, 8, *phrase]), 100, frozenset([8]), Interrupt(), draft=True
+    ))
+    assert [step.token_id for step in ended] == [*phrase * 4, 8] and ended[-1].finish == "stop"
+    decoder = make(context=50)
+    full = list(generate(decoder, IDS[:10], Repeating(phrase * 10), 40, frozenset(), Interrupt(), draft=True))
+    assert len(full) == 40 and len(decoder.cache) == 49 and decoder.room == 1
 
 
 def test_a_graph_that_is_not_the_one_of_the_manifest_is_refused(

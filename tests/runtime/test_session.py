@@ -65,7 +65,7 @@ def _rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_a_stream_is_its_reply(phi: Session, tokenizer: Tokenizer) -> None:
     pieces = list(phi.stream(QUESTION, max_tokens=30, logprobs=True))
-    reply = phi.generate(QUESTION, max_tokens=30, logprobs=True)
+    reply = phi.generate(QUESTION, max_tokens=30, logprobs=True, draft=False)
     assert "".join(piece.text for piece in pieces) == reply.text
     assert tuple(piece.token_id for piece in pieces if piece.token_id is not None) == reply.token_ids
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
@@ -284,7 +284,7 @@ def test_cancel_ends_an_answer_and_keeps_what_was_said(phi: Session) -> None:
     assert pieces[-1].finish_reason == "cancelled" and pieces[-1].usage is not None
     made = [piece.token_id for piece in pieces if piece.token_id is not None]
     assert pieces[-1].usage.completion_tokens == len(made) < 8000
-    assert phi.generate(QUESTION, max_tokens=3).token_ids == tuple(made[:3])
+    assert phi.generate(QUESTION, max_tokens=3).token_ids[: len(made)] == tuple(made[:3])
 
 
 def test_cancel_during_prefill_ends_before_the_first_token(phi: Session) -> None:
