@@ -7,6 +7,7 @@ into export_cost.json and shown as a table in export_cost.md beside it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -42,7 +43,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """One export: bytes and seconds. `files` are the sizes of the bundle's files."""
+    """One export: bytes and seconds. `files` are the sizes of the bundle's files.
+
+    `load_before` is the load average of the minute before it began: work of others, which lengthens `seconds`.
+    """
 
     checkpoint: str
     precision: str
@@ -56,6 +60,7 @@ class Cost:
     peak_anonymous: int
     peak_file_backed: int
     reported_peak: int
+    load_before: float
     date: str
     machine: dict[str, str | int]
     versions: dict[str, str]
@@ -87,12 +92,13 @@ def _export(checkpoint: Path, case: Case, folder: Path, threads: int | None) -> 
         sys.executable, "-m", "edgephi", "export", str(checkpoint), "-o", str(bundle), "--precision", case.precision,
         "--preset", case.preset, "--json", *(() if threads is None else ("--threads", str(threads))),
     ]
+    load = round(os.getloadavg()[0], 2)
     usage = processes.run(command)
     files = {path.name: path.stat().st_size for path in sorted(bundle.iterdir())}
     return Cost(
         checkpoint.name, case.precision, case.preset, json.loads(usage.output)["checkpoint_bytes"], sum(files.values()),
         files, round(usage.seconds, 1), round(usage.cpu_seconds, 1),
-        usage.peak_resident, usage.peak_anonymous, usage.peak_file_backed, usage.reported_peak,
+        usage.peak_resident, usage.peak_anonymous, usage.peak_file_backed, usage.reported_peak, load,
         datetime.now(UTC).date().isoformat(), machine.describe(), machine.versions(),
     )
 
@@ -102,31 +108,33 @@ def note(costs: Sequence[Cost], results: Path) -> None:
     path = results / RESULTS_NAME
     known = [] if not path.is_file() else _read(path)
     merged = {cost.key(): cost for cost in (*known, *costs)}
-    ordered = [merged[key] for key in sorted(merged)]
     results.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(cost) for cost in ordered], indent=2) + "\n", encoding="utf-8")
-    (results / TABLE_NAME).write_text(table(ordered), encoding="utf-8")
+    ordered = [asdict(merged[key]) for key in sorted(merged)]
+    path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+    (results / TABLE_NAME).write_text(table(list(merged.values())), encoding="utf-8")
 
 
 def table(costs: Sequence[Cost]) -> str:
     """The costs as Markdown, one table for each machine."""
     parts = ["# What an export costs\n"]
+    costs = sorted(costs, key=Cost.key)
     for described in {json.dumps(cost.machine, sort_keys=True): cost.machine for cost in costs}.values():
         parts.append(
             f"\n{described['processor']}, {described['processors']} processors, "
             f"{int(described['memory_bytes']) / 1e9:.0f} GB of memory, {described['system']}\n\n"
-            "| checkpoint | precision | preset | size | bundle | wall time | processor time | peak memory | date |\n"
-            "|---|---|---|---|---|---|---|---|---|\n"
+            "| checkpoint | precision | preset | size | bundle | peak memory | processor | wall | load | date |\n"
+            "|---|---|---|---|---|---|---|---|---|---|\n"
         )
         parts += [
             f"| {cost.checkpoint} | {cost.precision} | {cost.preset} | {_gigabytes(cost.checkpoint_bytes)} "
-            f"| {_gigabytes(cost.bundle_bytes)} | {cost.seconds:.0f} s | {cost.cpu_seconds:.0f} s "
-            f"| {_gigabytes(cost.peak_resident)} | {cost.date} |\n"
+            f"| {_gigabytes(cost.bundle_bytes)} | {_gigabytes(cost.peak_resident)} | {cost.cpu_seconds:.0f} s "
+            f"| {cost.seconds:.0f} s | {cost.load_before:.1f} | {cost.date} |\n"
             for cost in costs if cost.machine == described
         ]
     parts.append(
         "\nWeights are random and of full size. Peak memory is the largest resident set of the process, anonymous and "
-        "file-backed pages together.\n"
+        "file-backed pages together. Processor and wall are times; load is the work of other programs in the minute before, "
+        "which lengthens the latter.\n"
     )
     return "".join(parts)
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -91,7 +92,8 @@ class Reference:
 
         self._torch = torch
         self.words = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        self.model.eval()
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 (tokens, vocabulary)."""

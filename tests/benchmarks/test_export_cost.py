@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason=
 
 COST = Cost(
     "phi", "int4", "fast", 7_700_000_000, 2_400_000_000, {"text.onnx": 5}, 200.4, 380.0, 900_000_000, 800_000_000,
-    100_000_000, 900_000_000, "2026-01-01",
+    100_000_000, 900_000_000, 1.25, "2026-01-01",
     {"processor": "CPU", "processors": 2, "memory_bytes": 8_000_000_000, "system": "Linux"}, {"python": "3.11"},
 )
 
@@ -73,7 +73,7 @@ def test_later_figures_replace_earlier_ones(tmp_path: Path) -> None:
 
 def test_the_table_shows_units_and_machines(tmp_path: Path) -> None:
     text = export_cost.table([COST, replace(COST, machine={**COST.machine, "processors": 4})])
-    assert text.count("| phi | int4 | fast | 7.70 GB | 2.40 GB | 200 s | 380 s | 0.90 GB | 2026-01-01 |") == 2
+    assert text.count("| phi | int4 | fast | 7.70 GB | 2.40 GB | 0.90 GB | 380 s | 200 s | 1.2 | 2026-01-01 |") == 2
     assert "CPU, 2 processors, 8 GB of memory, Linux" in text
     assert "CPU, 4 processors" in text
 
