@@ -133,8 +133,8 @@ def table(costs: Sequence[Cost]) -> str:
         ]
     parts.append(
         "\nWeights are random and of full size. Peak memory is the largest resident set of the process, anonymous and "
-        "file-backed pages together. Processor and wall are times; load is the work of other programs in the minute before, "
-        "which lengthens the latter.\n"
+        "file-backed pages together. Processor and wall are times; load is the work of other programs in the minute "
+        "before, which lengthens the latter.\n"
     )
     return "".join(parts)
 
