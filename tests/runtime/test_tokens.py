@@ -198,6 +198,12 @@ def test_half_a_surrogate_pair_is_named(tmp_path: Path) -> None:
         '{"model": {"type": "none"}}',
         '{"model": {"type": "BPE"}, "added_tokens": [{"id": 1}]}',
         "\x00",
+        '{"model": {"type": "BPE", "vocab": [1], "merges": []}}',
+        '{"model": {"type": "BPE", "vocab": {}, "merges": [1]}}',
+        '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}',
+        '{"model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}}',
+        '{"model": {"type": "BPE", "vocab": {}, "merges": [], "fuse_unk": 7}}',
+        '{"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": "ByteLevel"}',
     ],
 )
 def test_a_damaged_tokenizer_is_a_bundle_error_in_one_line(tmp_path: Path, content: str) -> None:
