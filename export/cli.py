@@ -42,12 +42,20 @@ class Report(Protocol):
     "--preset", type=click.Choice(PRESETS), default="balanced", show_default=True,
     help="Size of the 4-bit blocks: larger ones are faster and lose more.",
 )
+@click.option(
+    "--encoder-precision", type=click.Choice(PRECISIONS),
+    help="Of the encoders of images and speech. Default: as --precision, int8 for int4.",
+)
+@click.option(
+    "--adapter-precision", type=click.Choice(PRECISIONS),
+    help="Of the adapters for images and speech. Default: as --precision, int8 for int4.",
+)
 @click.option("--method", default="grid_search", show_default=True, help="How the grid of a block is chosen.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def export(
-    checkpoint: str, output: Path, precision: str, device: str, preset: str, method: str, threads: int | None,
-    as_json: bool,
+    checkpoint: str, output: Path, precision: str, device: str, preset: str, encoder_precision: str | None,
+    adapter_precision: str | None, method: str, threads: int | None, as_json: bool,
 ) -> None:
     """Turn CHECKPOINT, a folder or a hub id, into a bundle of INT4 or INT8 graphs.
 
@@ -63,7 +71,8 @@ def export(
     try:
         with _progress(console, "exporting") as report:
             result = pipeline.export(
-                checkpoint, output, precision=precision, preset=preset, method=method, device=device, threads=threads,
+                checkpoint, output, precision=precision, preset=preset, method=method, device=device,
+                encoder_precision=encoder_precision, adapter_precision=adapter_precision, threads=threads,
                 progress=report,
             )
     except KeyboardInterrupt:

@@ -17,9 +17,10 @@ import onnx_ir as ir
 
 from ..runtime.errors import CheckpointError
 from ..runtime.manifest import Manifest, parse_object
+from . import genai_media
 from .bundle import Staging
 from .config import GENERATION_NAME
-from .signatures import LOGITS
+from .signatures import INPUT_IDS, INPUTS_EMBEDS, LOGITS
 
 TOKENIZER_NAME = "tokenizer.json"
 REFETCH = "fetch the checkpoint again"
@@ -117,20 +118,22 @@ def optimum_config(manifest: Manifest) -> bytes:
 
 
 def genai_config(manifest: Manifest) -> bytes:
-    """genai_config.json for the graph `model`.
+    """genai_config.json for the graph `model`, or for the decoder and the encoders of a bundle that takes media.
 
     Its context is the limit of that graph's rotary table, so whatever fits is right. A LongRoPE bundle holds
     `model-long.onnx` for conversations beyond it; an application selects it with the overlay of `long_overlay`.
     """
     text, sampling = manifest.text, manifest.sampling
     context = text.rotary[0].limit
+    media = genai_media.takes_embeddings(manifest)
+    tokens_input = INPUTS_EMBEDS if media else INPUT_IDS
     decoder: dict[str, Any] = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-        "filename": manifest.graphs[MODEL].file,
+        "filename": manifest.graphs[_foreign_decoder(manifest)].file,
         "head_size": text.head_dim,
         "hidden_size": text.hidden_size,
         "inputs": {
-            "input_ids": "input_ids",
+            tokens_input: tokens_input,
             "attention_mask": "attention_mask",
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",
@@ -150,8 +153,9 @@ def genai_config(manifest: Manifest) -> bytes:
         "decoder": decoder,
         "eos_token_id": list(tokens.eos),
         "pad_token_id": tokens.eos[0] if tokens.pad is None else tokens.pad,
-        "type": GENAI_TYPE,
+        "type": genai_media.TYPE if media else GENAI_TYPE,
         "vocab_size": text.vocab_size,
+        **(genai_media.sections(manifest) if media else {}),
     }
     if tokens.bos is not None:
         model["bos_token_id"] = tokens.bos
@@ -175,11 +179,23 @@ def long_overlay(manifest: Manifest, max_length: int) -> bytes | None:
 
     None for a bundle with one table. `max_length` is the tokens to allocate the key/value cache for.
     """
-    long = manifest.graphs.get(f"{MODEL}{LONG}")
+    long = manifest.graphs.get(f"{_foreign_decoder(manifest)}{LONG}")
     if long is None:
         return None
     model = {"context_length": manifest.text.context_length, "decoder": {"filename": long.file}}
     return _json({"model": model, "search": {"max_length": max_length}})
+
+
+def other_runtimes(manifest: Manifest) -> dict[str, bytes]:
+    """File name → contents of what other runtimes read beside the graphs and the tokenizer."""
+    genai = {"genai_config.json": genai_config(manifest)}
+    if genai_media.takes_embeddings(manifest):
+        return genai | genai_media.processors()
+    return genai | {"config.json": optimum_config(manifest)}
+
+
+def _foreign_decoder(manifest: Manifest) -> str:
+    return genai_media.DECODER if genai_media.takes_embeddings(manifest) else MODEL
 
 
 def licence(folder: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -115,8 +115,8 @@ def export(
             graphs = _write_graphs(staging, blueprint)
             interop.copy_tokenizer(checkpoint.folder, staging)
             manifest = _manifest(checkpoint, str(source), blueprint, options, graphs, reports)
-            staging.add_file("genai_config.json", interop.genai_config(manifest))
-            staging.add_file("config.json", interop.optimum_config(manifest))
+            for name, contents in interop.other_runtimes(manifest).items():
+                staging.add_file(name, contents)
             published = staging.publish(manifest)
         checkpoint_bytes = sum(info.nbytes for info in checkpoint.tensors.values())
     files = {name: record.size for name, record in published.files.items()}
@@ -307,7 +307,7 @@ def _manifest(
     image, audio = family.media_tokens(blueprint.config)
     rotary = tuple(RotaryTable(table.limit, *(region(name, table) for name in ROTARY)) for table in blueprint.tables)
     return Manifest(
-        family=family.NAME, capabilities=family.CAPABILITIES, precision=dict.fromkeys(graphs, options.precision),
+        family=family.NAME, capabilities=family.CAPABILITIES, precision=_precisions(family, options, graphs),
         preset=options.preset, device=options.device, graphs=dict(graphs),
         text=family.text_model(blueprint.config, rotary), tokens=replace(generation.tokens, image=image, audio=audio),
         sampling=generation.sampling,
@@ -323,6 +323,13 @@ def _manifest(
             for item in reports
         ),
     )
+
+
+def _precisions(family: Family, options: Options, graphs: Iterable[str]) -> dict[str, str]:
+    """Of each written graph; a decoder with adapters has that of the decoder."""
+    encoders = {part for part, stored in family.PARTS.items() if stored.products == "encoder"}
+    encoder = plan.beside(options.precision, options.encoder_precision)
+    return {name: encoder if name in encoders else options.precision for name in graphs}
 
 
 def _staging_key(checkpoint: Checkpoint, blueprint: Blueprint, options: Options) -> str:
