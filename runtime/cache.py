@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ContextOverflow
+from .errors import ContextOverflow, RequestError
 
 BLOCK = 256
 _GROWTH = (
@@ -46,7 +46,7 @@ class CacheShape:
 class Regime:
     """Everything besides the positions that keys and values depend on.
 
-    `rotary`: which rotary table turned them. `adapter`: which adapter of the decoder was on, None for none.
+    `rotary`: the limit of the rotary table that turned them. `adapter`: the decoder's adapter that was on, or None.
     """
 
     rotary: int
@@ -57,6 +57,7 @@ class Regime:
 class Snapshot:
     """A copy of a cache: arrays (1, kv_heads, positions, head_dim), key and value of each layer in turn."""
 
+    shape: CacheShape
     regime: Regime | None
     positions: tuple[Position, ...]
     arrays: tuple[np.ndarray, ...]
@@ -151,10 +152,12 @@ class KeyValueCache:
     def snapshot(self) -> Snapshot:
         """A copy that later changes do not reach."""
         arrays = tuple(array[:, :, : len(self)].copy() for array in self._arrays)
-        return Snapshot(self.regime, tuple(self._positions), arrays)
+        return Snapshot(self.shape, self.regime, tuple(self._positions), arrays)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Return to the state of `snapshot`, taken from a cache of the same shape."""
+        """Return to the state of `snapshot`. Raises RequestError where it is of another shape."""
+        if snapshot.shape != self.shape:
+            raise RequestError(f"the snapshot is of {snapshot.shape}, the model has {self.shape}: take another")
         self.rewind(0)
         self.reserve(len(snapshot.positions))
         for array, kept in zip(self._arrays, snapshot.arrays, strict=True):

@@ -126,7 +126,7 @@ class Decoder:
         """`advance` by one position, without a look at those before it."""
         started = time.perf_counter()
         interrupt.check()
-        if self._cache.regime is None or self._tables.index_for(len(self._cache) + 1) != self._cache.regime.rotary:
+        if self._cache.regime is None or self._tables.limit_for(len(self._cache) + 1) != self._cache.regime.rotary:
             return self.advance([*self._cache.positions, position], interrupt, progress)
         self._step((position,), LAST_ROW, self._last, interrupt)
         self._require_finite(self._last, len(self._cache))
@@ -137,7 +137,7 @@ class Decoder:
     def room(self) -> int:
         """How many positions may follow before the context ends or another rotary table is needed."""
         regime = self._cache.regime
-        return 0 if regime is None else self._tables.limit_of(regime.rotary) - len(self._cache)
+        return 0 if regime is None else min(regime.rotary, self.context) - len(self._cache)
 
     def extend(self, positions: Sequence[Position], interrupt: Interrupt) -> tuple[np.ndarray, Work]:
         """`append` of several positions, at most `room` of them; logits (positions, vocab) behind each."""
@@ -169,7 +169,7 @@ class Decoder:
         return self._cache.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Return to a state of a decoder over the same graph."""
+        """Return to a state of a decoder over the same graph. Raises RequestError for one of another shape."""
         self._cache.restore(snapshot)
 
     def clear(self) -> None:
@@ -185,7 +185,13 @@ class Decoder:
     def _all_logits(self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None) -> np.ndarray:
         interrupt.check()
         self._cache.enter(self._regime(sequence))
-        logits = np.empty((len(sequence), self._text.vocab_size), self._logits_dtype)
+        try:
+            logits = np.empty((len(sequence), self._text.vocab_size), self._logits_dtype)
+        except MemoryError as error:
+            raise RequestError(
+                f"logits of {len(sequence)} positions over {self._text.vocab_size} tokens need more memory than"
+                " the system gives: ask for fewer positions"
+            ) from error
         size = max(1, min(self._chunk, LOGIT_BYTES // logits[:1].nbytes)) if len(sequence) else 1
         for start in range(0, len(sequence), size):
             part = sequence[start : start + size]
@@ -232,7 +238,7 @@ class Decoder:
             self._binding.run(interrupt)
 
     def _regime(self, sequence: Sequence[Position]) -> Regime:
-        return Regime(self._tables.index_for(len(sequence)), self._inputs.adapter(sequence))
+        return Regime(self._tables.limit_for(len(sequence)), self._inputs.adapter(sequence))
 
     def _bind_regime(self) -> None:
         regime = self._cache.regime

@@ -22,8 +22,7 @@ class RotaryTables:
 
     def __init__(self, folder: Path, tables: tuple[RotaryTable, ...], context: int) -> None:
         self.context = context
-        self._limits = tuple(table.limit for table in tables)
-        self._arrays = tuple((_map(folder, table.cos), _map(folder, table.sin)) for table in tables)
+        self._arrays = {table.limit: (_map(folder, table.cos), _map(folder, table.sin)) for table in tables}
 
     @classmethod
     def open(cls, folder: Path, text: TextModel, context: int | None) -> RotaryTables:
@@ -43,22 +42,18 @@ class RotaryTables:
         serving = next(table for table in text.rotary if table.limit >= context)
         return cls(folder, (serving,), context)
 
-    def index_for(self, length: int) -> int:
-        """The table for a sequence of `length` tokens in all. Raises ContextOverflow beyond `context`."""
+    def limit_for(self, length: int) -> int:
+        """The table for a sequence of `length` tokens in all, by its limit. Raises ContextOverflow beyond `context`."""
         if length > self.context:
             raise ContextOverflow(
                 f"{length} tokens do not fit into the context of {self.context}: shorten the prompt"
                 f" or load the bundle with a larger context"
             )
-        return next(index for index, limit in enumerate(self._limits) if length <= limit)
+        return next(limit for limit in self._arrays if length <= limit)
 
-    def limit_of(self, index: int) -> int:
-        """The longest sequence that a table serves within the context."""
-        return min(self._limits[index], self.context)
-
-    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32 cosines and sines (positions, rotary_dim / 2), read-only."""
-        return self._arrays[index]
+    def arrays(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """float32 cosines and sines (positions, rotary_dim / 2) of the table with this limit, read-only."""
+        return self._arrays[limit]
 
 
 def _map(folder: Path, region: Region) -> np.ndarray:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypedDict, TypeVar, Unpack
@@ -87,6 +88,19 @@ def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None,
     return Session(manifest, provider, chosen, tokenizer, reader, model)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What `Session.snapshot` gives: a cached conversation, and the hashes of the text graph that computed it."""
+
+    bundle: tuple[str, ...]
+    snapshot: Snapshot
+
+    @property
+    def tokens(self) -> int:
+        """Length of the conversation."""
+        return len(self.snapshot.positions)
+
+
 class Session:
     """One loaded bundle, made by `load`. One call at a time; `cancel` and `close` from any thread."""
 
@@ -106,6 +120,8 @@ class Session:
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._model = model
+        text = manifest.graphs["text"]
+        self._bundle = tuple(manifest.files[name].sha256 for name in (text.file, *text.data))
         self._busy = threading.Lock()
         self._interrupt: Interrupt | None = None
         self._closed = False
@@ -127,7 +143,7 @@ class Session:
         variables: Mapping[str, object] = {},
         progress: Progress | None = None,
         draft: bool = True,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
         `prompt`: text as one user turn, messages of the whole conversation, or token ids. Messages may hold pictures
@@ -217,15 +233,17 @@ class Session:
         with self._work():
             self._model.decoder.clear()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Kept:
         """A copy of what is cached of the conversation, for `restore`. Raises SessionBusy."""
         with self._work():
-            return self._model.decoder.snapshot()
+            return Kept(self._bundle, self._model.decoder.snapshot())
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Return to a snapshot of a session of the same bundle and context. Raises SessionBusy."""
+    def restore(self, kept: Kept) -> None:
+        """Return to a snapshot that a session of the same bundle took. Raises RequestError, SessionBusy."""
+        if kept.bundle != self._bundle:
+            raise RequestError("the snapshot was taken from another bundle: its keys and values mean nothing here")
         with self._work():
-            self._model.decoder.restore(snapshot)
+            self._model.decoder.restore(kept.snapshot)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -270,7 +288,7 @@ class Session:
 
     def _answer(
         self, steps: Callable[[Interrupt], Iterator[Step]], reader: AnswerReader, meter: Meter
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         finish = "cancelled"
         with self._work() as interrupt:
             try:

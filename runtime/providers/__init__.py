@@ -17,7 +17,9 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Provider:
     """The record of one device. Raises ProviderUnavailable for a name that no file of this folder has."""
     if name not in names():
-        raise ProviderUnavailable(f"device {name!r} is not known; this version serves {', '.join(names())}: choose one of them")
+        raise ProviderUnavailable(
+            f"device {name!r} is not known; this version serves {', '.join(names())}: choose one of them"
+        )
     module = importlib.import_module(f".{name}", __package__)
     provider = module.PROVIDER
     if not isinstance(provider, Provider):

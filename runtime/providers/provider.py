@@ -15,9 +15,9 @@ class Provider:
 
     `activation_dtype`: dtype of activations, KV cache and logits.
     `block_bits`: widths of MatMulNBits weights with a fast kernel.
-    `accuracy_level`: the attribute of MatMulNBits that selects the fast kernel (4 = int8 activations per block of a row).
-    `session_config`: entries of ONNX Runtime's session configuration.
-    `default_threads`: how many threads to use when the user does not say.
+    `accuracy_level`: the attribute of MatMulNBits that selects the fast kernel (4 = int8 activations per block of a
+    row). `session_config`: entries of ONNX Runtime's session configuration. `default_threads`: how many threads to
+    use when the user does not say.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Provider:
 
     def __post_init__(self) -> None:
         if self.activation_dtype not in ("float32", "float16"):
-            raise ValueError(f"provider {self.name}: activation dtype {self.activation_dtype!r} is not float32 or float16")
+            found = repr(self.activation_dtype)
+            raise ValueError(f"provider {self.name}: activation dtype {found} is not float32 or float16")
         if not set(self.block_bits) <= {2, 4, 8}:
             raise ValueError(f"provider {self.name}: block bits {self.block_bits} must be among 2, 4, 8")

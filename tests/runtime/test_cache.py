@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgephi import ContextOverflow
+from edgephi import ContextOverflow, RequestError
 from edgephi.runtime.cache import BLOCK, CacheShape, KeyValueCache, Regime
 
 SHAPE = CacheShape(layers=2, kv_heads=3, head_dim=4, dtype=np.dtype(np.float32))
-SHORT, LONG = Regime(0), Regime(1)
+SHORT, LONG = Regime(4096), Regime(16384)
 
 
 class Graph:
@@ -100,6 +101,9 @@ def test_a_snapshot_is_not_reached_by_what_follows() -> None:
         target.feed([5])
         target.assert_holds([*range(300), 5])
     assert len(kept.positions) == 300
+    strange = KeyValueCache(dataclasses.replace(SHAPE, head_dim=8), lambda index, array: None)
+    with pytest.raises(RequestError, match="the snapshot is of CacheShape"):
+        strange.restore(kept)
 
 
 def test_clearing_gives_the_memory_back() -> None:
@@ -122,7 +126,7 @@ def test_no_memory_is_an_error_that_keeps_what_is_there() -> None:
 
 STEPS = st.one_of(
     st.tuples(st.just("feed"), st.integers(1, 400)), st.tuples(st.just("rewind"), st.integers(0, 1200)),
-    st.tuples(st.just("enter"), st.sampled_from([0, 1])), st.tuples(st.just("keep"), st.just(0)),
+    st.tuples(st.just("enter"), st.sampled_from([4096, 16384])), st.tuples(st.just("keep"), st.just(0)),
     st.tuples(st.just("return"), st.just(0)), st.tuples(st.just("clear"), st.just(0)),
 )
 

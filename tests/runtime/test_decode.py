@@ -133,17 +133,17 @@ def test_a_sequence_beyond_the_context_is_refused_before_any_work(make: Callable
 def test_which_table_serves_which_length(folder: Path, manifest: Manifest) -> None:
     text = manifest.text
     both = RotaryTables.open(folder, text, None)
-    assert [both.index_for(length) for length in (1, 4096, 4097, 16384)] == [0, 0, 1, 1]
-    assert [len(both.arrays(index)[0]) for index in (0, 1)] == [4096, 16384]
-    assert len(RotaryTables.open(folder, text, 4096).arrays(0)[0]) == 4096
+    assert [both.limit_for(length) for length in (1, 4096, 4097, 16384)] == [4096, 4096, 16384, 16384]
+    assert [len(both.arrays(limit)[0]) for limit in (4096, 16384)] == [4096, 16384]
+    assert RotaryTables.open(folder, text, 4096).limit_for(1) == 4096
     long = RotaryTables.open(folder, text, 4097)
-    assert long.index_for(1) == 0 and len(long.arrays(0)[0]) == 16384 and long.context == 4097
+    assert long.limit_for(1) == 16384 and long.context == 4097
     with pytest.raises(ContextOverflow):
-        long.index_for(4098)
+        long.limit_for(4098)
     for context in (0, -1, 16385, True, 100.0, "big"):
         with pytest.raises(RequestError, match="this model takes 1 to 16384 tokens"):
             RotaryTables.open(folder, text, context)  # type: ignore[arg-type]  # what a caller may pass by mistake
-    assert not both.arrays(0)[0].flags.writeable
+    assert not both.arrays(4096)[0].flags.writeable
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
@@ -167,8 +167,8 @@ class Poisoned(RotaryTables):
 
     position = 90
 
-    def arrays(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        cos, sin = (table.copy() for table in super().arrays(index))
+    def arrays(self, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        cos, sin = (table.copy() for table in super().arrays(limit))
         cos[self.position] = np.nan
         return cos, sin
 
@@ -199,7 +199,7 @@ def test_asking_for_all_logits_leaves_the_conversation_as_it_was(make: Callable[
     decoder.advance(IDS[:100], go)
     all_logits = decoder.logits(IDS[300:500], go)
     assert all_logits.shape == (200, 448) and all_logits.dtype == np.float32
-    assert list(decoder.cache.positions) == IDS[:100] and decoder.cache.regime == Regime(0)
+    assert list(decoder.cache.positions) == IDS[:100] and decoder.cache.regime == Regime(4096)
     logits, _ = decoder.append(7, go)
     wanted, _ = other.advance([*IDS[:100], 7], go)
     assert np.abs(logits - wanted).max() < 1e-5 * np.ptp(wanted)
@@ -220,6 +220,13 @@ def test_a_snapshot_moves_a_conversation_to_another_decoder(make: Callable[..., 
     logits, work = other.advance(IDS[:301], go)
     assert (work.reused, work.computed) == (300, 1)
     wanted, _ = decoder.advance(IDS[:301], go)
+    assert np.abs(logits - wanted).max() < 1e-5 * np.ptp(wanted)
+    # where another rotary table is in use, nothing of it counts
+    long = make(context=5000)
+    long.restore(kept)
+    logits, work = long.advance(IDS[:301], go)
+    assert work.reused == 0
+    wanted, _ = make(context=5000).advance(IDS[:301], go)
     assert np.abs(logits - wanted).max() < 1e-5 * np.ptp(wanted)
 
 

@@ -145,12 +145,16 @@ def test_the_conversation_before_is_not_computed_again(phi: Session) -> None:
     assert phi.generate(ids, max_tokens=1).usage.cached_tokens == 0
 
 
-def test_a_snapshot_brings_a_conversation_back(phi: Session) -> None:
+def test_a_snapshot_brings_a_conversation_back(phi: Session, tiny_bundle: Callable[..., Path]) -> None:
     phi.generate(QUESTION, max_tokens=3)
     kept = phi.snapshot()
     phi.generate("Explain rotary embeddings.", max_tokens=3)
     phi.restore(kept)
+    assert kept.tokens == len(phi.encode(QUESTION)) + 2
     assert phi.generate(QUESTION, max_tokens=3).usage.cached_tokens == len(phi.encode(QUESTION)) - 1
+    with edgephi.load(tiny_bundle("mini", precision="int8"), threads=1) as other:
+        with pytest.raises(RequestError, match="the snapshot was taken from another bundle"):
+            other.restore(kept)
 
 
 def test_stop_strings_end_the_answer_across_tokens_and_are_never_shown(phi: Session) -> None:
@@ -199,7 +203,7 @@ def test_sampling_follows_the_publisher_unless_told_otherwise(copied: Path, phi:
 
 def test_errors_come_at_once_and_before_any_work(phi: Session) -> None:
     phi.generate(QUESTION, max_tokens=2)
-    cached = phi.snapshot().positions
+    cached = phi.snapshot().snapshot.positions
     attempts: list[tuple[Callable[[], object], str]] = [
         (lambda: phi.stream([]), "the prompt is empty"),
         (lambda: phi.stream([1, 448]), r"prompt\[1\] is 448; .* token ids from 0 to 447"),
@@ -218,7 +222,7 @@ def test_errors_come_at_once_and_before_any_work(phi: Session) -> None:
         with pytest.raises(RequestError, match=complaint) as caught:
             call()
         assert "\n" not in str(caught.value)
-    assert phi.snapshot().positions == cached
+    assert phi.snapshot().snapshot.positions == cached
 
 
 def test_the_context_bounds_prompt_and_answer(folder: Path) -> None:
@@ -260,8 +264,7 @@ def test_a_stream_that_is_dropped_or_closed_frees_the_session(phi: Session) -> N
     phi.generate(QUESTION, max_tokens=1)
     stream = phi.stream(QUESTION, max_tokens=10)
     next(stream)
-    assert isinstance(stream, Iterator)
-    stream.close()  # type: ignore[attr-defined]  # it is a generator
+    stream.close()
     phi.generate(QUESTION, max_tokens=1)
 
 
