@@ -65,6 +65,7 @@ class Staging:
         self._lock = filelock.FileLock(self._lock_path)
         self._key = key
         self._files: dict[str, DataFile] = {}
+        self._names: set[str] = set()
         self._entries: dict[str, Entry] = {}
         self._resumable = False
 
@@ -114,6 +115,7 @@ class Staging:
         """Open or create a data file of `size` bytes."""
         with self._disk(self._bundle / file):
             self._files[file] = DataFile(self._bundle / file, size)
+        self._names.add(file)
 
     def write(self, file: str, offset: int, array: np.ndarray) -> None:
         """Put the bytes of a C-ordered array into a data file; safe to call from several threads."""
@@ -140,6 +142,7 @@ class Staging:
         """Write one small file of the bundle."""
         with self._disk(self._bundle / name):
             write_file(self._bundle / name, data)
+        self._names.add(name)
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Hash every file, write the manifest and rename the folder to the target; returns the complete manifest."""
@@ -147,8 +150,10 @@ class Staging:
             for file in self._files.values():
                 file.sync()
                 file.close()
-            paths = sorted(path for path in self._bundle.iterdir() if path.name != MANIFEST_NAME)
-            complete = replace(manifest, files={path.name: _record(path) for path in paths})
+            for path in self._bundle.iterdir():
+                if path.name not in self._names:  # left by an export that was killed while it wrote
+                    path.unlink()
+            complete = replace(manifest, files={name: _record(self._bundle / name) for name in sorted(self._names)})
             write_file(self._bundle / MANIFEST_NAME, serialize(complete))
             _swap(self._bundle, self.output, self._previous)
             self._entries.clear()

@@ -85,6 +85,17 @@ def interrupted(target: Path, weights: Mapping[str, int]) -> Iterator[Path]:
     yield work_folder(target)
 
 
+def test_what_a_killed_export_left_half_written_is_no_part_of_the_bundle(tmp_path: Path, manifest: Manifest) -> None:
+    target = tmp_path / "bundle"
+    with interrupted(target, {"a": 1}) as work:
+        for name in ("edgephi.json", "edgephi.json.tmp", "text.onnx.tmp", "vision.onnx"):
+            (work / "bundle" / name).write_text("{")
+        with Staging(target, "key") as staging:
+            fill(staging, {"a": 1})
+            published = staging.publish(manifest)
+    assert published.files.keys() == {FILE} and contents(target).keys() == {FILE, MANIFEST_NAME}
+
+
 def test_another_key_begins_anew(tmp_path: Path) -> None:
     with interrupted(tmp_path / "bundle", {"a": 1}), Staging(tmp_path / "bundle", "other") as staging:
         staging.create_data(FILE, 8)
