@@ -192,8 +192,9 @@ class Binding:
         self._binding = None
 
     def run(self, interrupt: Interrupt) -> None:
-        """Run once; other Python threads go on meanwhile. Raises Interrupted, BundleError, RequestError (closed, no
-        memory).
+        """Run once; other Python threads go on meanwhile.
+
+        Raises Interrupted, BundleError, and RequestError when closed or without memory.
         """
         self._graph._run_bound(self._binding, interrupt)
 
