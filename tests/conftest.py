@@ -51,12 +51,10 @@ ADAPTER_RANKS = {"vision": 64, "speech": 96}
 MULTIMODAL: dict[str, Any] = {
     "vision_config": {
         "hidden_size": 32, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 2,
-        "image_token_id": IMAGE_TOKEN,
     },
     "audio_config": {
         "hidden_size": 32, "intermediate_size": 48, "num_blocks": 2, "num_attention_heads": 2, "nemo_conv_channels": 8,
         "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "bias_max_distance": 500,
-        "audio_token_id": AUDIO_TOKEN,
     },
 }
 MULTIMODAL_TEXT_KEYS = (
@@ -156,6 +154,12 @@ def tiny_multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def write_multimodal() -> Callable[..., None]:
+    """(folder, vocabulary, (image id, audio id)) → `tiny_multimodal` once more, for another tokenizer."""
+    return _write_multimodal
+
+
+@pytest.fixture(scope="session")
 def media_tokens() -> tuple[int, int]:
     """Ids of the placeholders for images and for recordings in `tiny_multimodal`."""
     return IMAGE_TOKEN, AUDIO_TOKEN
@@ -247,17 +251,23 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
     _write_tokenizer(folder)
 
 
-def _write_multimodal(folder: Path) -> None:
+def _write_multimodal(
+    folder: Path, vocabulary: int = ROWS, placeholders: tuple[int, int] = (IMAGE_TOKEN, AUDIO_TOKEN)
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch
         from safetensors.torch import save_file
         from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-        text = _config(**SHAPES["mini"])
+        text = _config(**SHAPES["mini"], vocab_size=vocabulary)
         known = {key: text[key] for key in MULTIMODAL_TEXT_KEYS}
+        parts = {
+            key: MULTIMODAL[key] | {token: number}
+            for key, token, number in zip(MULTIMODAL, ("image_token_id", "audio_token_id"), placeholders, strict=True)
+        }
         rope = text["rope_scaling"] | {"rope_theta": 10000.0, "partial_rotary_factor": 0.75}
-        model: Any = Phi4MultimodalForCausalLM(Phi4MultimodalConfig(**known, **MULTIMODAL, rope_parameters=rope))
+        model: Any = Phi4MultimodalForCausalLM(Phi4MultimodalConfig(**known, **parts, rope_parameters=rope))
         generator = torch.Generator().manual_seed(4)
         with torch.no_grad():
             for name, tensor in model.state_dict().items():

@@ -1,0 +1,124 @@
+"""onnxruntime-genai loads a multimodal bundle as it is and computes what the graphs compute by themselves.
+
+It preprocesses by itself, with the settings in the bundle; what it feeds to the graphs is fed to them by hand too.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+
+DATA = Path(os.environ.get("EDGEPHI_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+IMAGE, AUDIO = "media/ortx-exceltable.png", "media/1272-128104-0004-8k.wav"
+FILES = (IMAGE, AUDIO, *(f"phi-4-multimodal/{name}" for name in (
+    "tokenizer.json.xz", "ortx-tokenizer_config.json", "generation_config.json", "ortx-vision_processor.json",
+    "ortx-audio_feature_extraction.json",
+)))
+VOCABULARY, PLACEHOLDERS = 200064, (200010, 200011)  # genai knows no other placeholders
+# genai's run and ours are the same kernels over the same weights.
+TOLERANCE = 1e-4
+
+pytestmark = pytest.mark.skipif(
+    not all((DATA / name).is_file() for name in FILES), reason=f"tokenizer and media are not in {DATA}",
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(write_multimodal: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the published tokenizer and its ids."""
+    from edgephi.export.pipeline import export
+
+    folder = tmp_path_factory.mktemp("genai") / "checkpoint"
+    folder.mkdir()
+    write_multimodal(folder, VOCABULARY, PLACEHOLDERS)
+    published = DATA / "phi-4-multimodal"
+    (folder / "tokenizer.json").write_bytes(lzma.decompress((published / "tokenizer.json.xz").read_bytes()))
+    (folder / "tokenizer_config.json").write_bytes((published / "ortx-tokenizer_config.json").read_bytes())
+    (folder / "generation_config.json").write_bytes((published / "generation_config.json").read_bytes())
+    output = folder.parent / "bundle"
+    export(folder, output, precision="int8", method="round_to_nearest", threads=2)
+    return output
+
+
+def run(bundle: Path, graph: str, feeds: dict[str, np.ndarray], output: str) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # an input with a default is meant here
+    session = ort.InferenceSession(bundle / f"{graph}.onnx", options, providers=["CPUExecutionProvider"])
+    for entry in session.get_inputs():
+        if entry.name.startswith("past_key_values."):
+            feeds[entry.name] = np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
+    (result,) = session.run([output], feeds)
+    found: np.ndarray = result
+    return found
+
+
+def by_hand(bundle: Path, decoder: str, given: Any, image: bool, audio: bool) -> np.ndarray:
+    """Logits of the last position, from the inputs that genai's processor made."""
+
+    def array(name: str) -> np.ndarray:
+        found: np.ndarray = given[name].as_numpy()
+        return found
+
+    hidden = 192
+    image_rows = audio_rows = np.zeros((0, hidden), np.float32)
+    if image:
+        names = ("pixel_values", "image_attention_mask", "image_sizes")
+        image_rows = run(bundle, "vision", {name: array(name) for name in names}, "image_features")
+    if audio:
+        names = ("audio_embeds", "audio_attention_mask", "audio_sizes", "audio_projection_mode")
+        audio_rows = run(bundle, "speech", {name: array(name) for name in names}, "audio_features")
+    ids = array("input_ids").astype(np.int64)
+    feeds = {"input_ids": ids, "image_features": image_rows, "audio_features": audio_rows}
+    embeds = run(bundle, "embedding", feeds, "inputs_embeds")
+    feeds = {"inputs_embeds": embeds, "attention_mask": np.ones(ids.shape, np.int64)}
+    return run(bundle, decoder, feeds, "logits")[0, -1]
+
+
+@pytest.mark.parametrize(("image", "audio", "decoder"), [
+    (True, False, None), (False, True, "text-speech"), (True, True, None), (False, False, "model"),
+], ids=["image", "audio", "both", "text"])
+def test_genai_computes_what_the_graphs_compute(bundle: Path, image: bool, audio: bool, decoder: str | None) -> None:
+    config = og.Config(str(bundle))
+    overlay: dict[str, Any] = {"search": {"max_length": 1200}}
+    if decoder is not None:
+        overlay["model"] = {"decoder": {"filename": f"{decoder}.onnx"}}
+    config.overlay(json.dumps(overlay))
+    model = og.Model(config)
+    media = {
+        "images": og.Images.open(str(DATA / IMAGE)) if image else None,
+        "audios": og.Audios.open(str(DATA / AUDIO)) if audio else None,
+    }
+    shown = ("<|image_1|>" if image else "") + ("<|audio_1|>" if audio else "")
+    given = model.create_multimodal_processor()(f"<|user|>{shown}What is this?<|end|><|assistant|>", **media)
+    generator = og.Generator(model, og.GeneratorParams(model))
+    generator.set_inputs(given)
+    actual = np.asarray(generator.get_logits()).reshape(-1)
+    expected = by_hand(bundle, decoder or "text-vision", given, image, audio)
+    assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
+    for _ in range(4):
+        generator.generate_next_token()
+    assert generator.token_count() == given["input_ids"].as_numpy().shape[1] + 4
+
+
+def test_processor_settings_are_the_published_ones(bundle: Path) -> None:
+    """But for the names of the steps, which nothing refers to."""
+    published = {
+        "vision_processor.json": "ortx-vision_processor.json",
+        "speech_processor.json": "ortx-audio_feature_extraction.json",
+    }
+    for name, source in published.items():
+        ours = json.loads((bundle / name).read_text())
+        theirs = json.loads((DATA / "phi-4-multimodal" / source).read_text())
+        for settings in (ours, theirs):
+            settings.get("processor", {}).pop("name", None)
+        assert ours == theirs
