@@ -140,7 +140,7 @@ class Shown:
             if self._aside:
                 self._in_thought = True
                 click.secho(_harmless(piece.text), nl=False, err=True, dim=True)
-        else:
+        elif piece.text:
             self._end_thought()
             self._write(f"{piece.text}\n")
         if piece.finish_reason is not None:

@@ -6,19 +6,21 @@ a conversation shares with the turn before and does not compute it again.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import EdgePhiError, RequestError
 from .answering import Finished, Shown, answer, note, note_end, statistics
 from .settings import Settings
+from .show import facts, has_template
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -29,8 +31,11 @@ HELP = f"""\
 /clear              forget the conversation
 /undo               forget the last question and its answer
 /retry              answer the last question again
+/image FILE         show a picture with the next question
+/audio FILE         play a recording with the next question
 /system [TEXT]      show or set the instructions; the conversation starts anew
 /set [NAME VALUE]   show or change a setting: temperature, top_p, max_tokens, seed, stop, ...
+/show               what this bundle is
 /stats              say what each answer cost, or stop saying it
 /save FILE          write the conversation to a file
 /load FILE          go on with a conversation from a file
@@ -52,7 +57,8 @@ class Repl:
         self._system = system
         self._statistics = statistics
         self._last: Finished | None = None
-        self._turns: list[dict[str, str]] = []
+        self._turns: list[dict[str, Any]] = []
+        self._attached: list[dict[str, str]] = []
         self._history = History.open() if history else None
         self._commands: dict[str, Callable[[str], bool]] = {
             "/clear": self._clear,
@@ -60,6 +66,9 @@ class Repl:
             "/retry": self._retry,
             "/system": self._set_system,
             "/set": self._set,
+            "/image": functools.partial(self._attach, "image"),
+            "/audio": functools.partial(self._attach, "audio"),
+            "/show": self._show,
             "/stats": self._toggle_statistics,
             "/save": self._save,
             "/load": self._load,
@@ -97,7 +106,8 @@ class Repl:
         try:
             if text.startswith("/"):
                 return self._command(text)
-            self._answer(text)
+            self._answer([*self._attached, {"type": "text", "text": text}] if self._attached else text)
+            self._attached = []
         except EdgePhiError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
         except KeyboardInterrupt:  # before an answer began, or a second time while it was being stopped
@@ -114,9 +124,9 @@ class Repl:
             )
         return command(rest.strip())
 
-    def _answer(self, text: str) -> None:
-        """Answer `text`; the conversation grows only if something was said."""
-        self._turns.append({"role": "user", "content": text})
+    def _answer(self, content: object) -> None:
+        """Answer a question; the conversation grows only if something was said."""
+        self._turns.append({"role": "user", "content": content})
         try:
             finished = answer(self._session, self._messages(), self._settings, show=Shown())
         except BaseException:
@@ -131,11 +141,21 @@ class Repl:
         else:
             self._turns.pop()
 
-    def _messages(self) -> list[dict[str, str]]:
+    def _messages(self) -> list[dict[str, Any]]:
         return self._turns if self._system is None else [{"role": "system", "content": self._system}, *self._turns]
 
+    def _attach(self, kind: str, rest: str) -> bool:
+        path = _path(rest)
+        if kind not in self._session.manifest.capabilities:
+            raise RequestError(f"this bundle takes {', '.join(self._session.manifest.capabilities)}, no {kind}")
+        if not path.is_file():
+            raise RequestError(f"{path} is no file; give the {kind} to go with the next question")
+        self._attached.append({"type": kind, kind: str(path)})
+        note(f"({len(self._attached)} attached; now ask)")
+        return True
+
     def _clear(self, rest: str) -> bool:
-        self._turns = []
+        self._turns, self._attached = [], []
         self._session.clear()
         note("(forgotten)")
         return True
@@ -199,6 +219,11 @@ class Repl:
         system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
         self._system, self._turns = system, messages[system is not None :]
         note(f"loaded {len(self._turns)} messages")
+        return True
+
+    def _show(self, rest: str) -> bool:
+        for name, text in facts(self._session.manifest, has_template=has_template(self._bundle)):
+            note(f"{name:14}{text}")
         return True
 
     def _help(self, rest: str) -> bool:
@@ -265,7 +290,7 @@ def _path(text: str) -> Path:
     return Path(text.strip("\"'")).expanduser()
 
 
-def _read_conversation(path: Path) -> list[dict[str, str]]:
+def _read_conversation(path: Path) -> list[dict[str, Any]]:
     """The messages of a saved conversation. Raises RequestError."""
     try:
         raw = json.loads(path.read_bytes())
@@ -276,6 +301,6 @@ def _read_conversation(path: Path) -> list[dict[str, str]]:
         raise RequestError(f"{path} is no saved conversation; give a file that /save wrote") from error
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if turns != ["user", "assistant"] * (len(turns) // 2) or not all(isinstance(m["content"], str) for m in messages):
+    if turns != ["user", "assistant"] * (len(turns) // 2):
         raise RequestError(f"{path} does not alternate between user and assistant; give a file that /save wrote")
     return messages

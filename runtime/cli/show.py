@@ -69,6 +69,11 @@ def facts(manifest: Manifest, *, has_template: bool) -> list[tuple[str, str]]:
     ]
 
 
+def has_template(bundle: Path) -> bool:
+    """Whether a bundle can hold conversations. Raises BundleError."""
+    return _template(bundle) is not None
+
+
 def _template(bundle: Path) -> str | None:
     """The chat template as published."""
     from ..chat import ChatTemplate

@@ -90,6 +90,13 @@ class Terminal:
         before, self.text = self.text[:at], self.text[at:]
         return before
 
+    def interrupt_until(self, text: str) -> str:
+        """Ctrl-C until `text` comes: Python's input() sees a signal that arrives just before its select() a key late."""
+        while text not in self.text:
+            self.type("\x03")
+            assert self._read(), "the program ended"
+        return self.wait_for(text)
+
     def wait_for_anything(self) -> None:
         """Read until something more has come."""
         before = len(self.text)

@@ -60,8 +60,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(talk: Any, endless: 
     assert "answer 3 tokens" in _ask(talk, "And again")
     talk.type("half a line")
     talk.wait_for("half a line")
-    talk.type("\x03")
-    assert "(Ctrl-D or /bye leaves)" in talk.wait_for(">>> ")
+    talk.interrupt_until("(Ctrl-D or /bye leaves)")
+    talk.wait_for(">>> ")
     talk.type("/bye\n")
     assert talk.end() == 0
 
@@ -111,6 +111,8 @@ def test_a_conversation_is_saved_taken_back_and_loaded(talk: Any, terminal: Open
 def test_unknown_commands_and_errors_keep_the_conversation(talk: Any) -> None:
     assert "error: there is no command /hlep; /help lists them" in _ask(talk, "/hlep")
     assert "error: " in _ask(talk, "word " * 20_000)  # beyond the context
+    assert "error: this bundle takes text, no image" in _ask(talk, "/image sign.png")
+    assert "Phi3ForCausalLM" in _ask(talk, "/show")
     assert "/retry" in _ask(talk, "/help") and "error" not in _ask(talk, " /etc is a folder")
 
 

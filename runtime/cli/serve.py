@@ -1,0 +1,133 @@
+"""The verb `edgephi serve`: bundles behind an OpenAI-compatible server.
+
+Boundary: reads the command line, key files and EDGEPHI_API_KEY; the server is runtime/server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import MissingDependency, RequestError
+
+if TYPE_CHECKING:
+    from ..server.settings import Settings
+
+KEY_VARIABLE = "EDGEPHI_API_KEY"
+MIB = 1 << 20
+PORT = 8484
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another address than loopback needs a key.")
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 for any free one.")
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Keys, one a line; any of them opens. {KEY_VARIABLE} is another way to give one.",
+)
+@click.option("--allow-host", "names", multiple=True, metavar="NAME", help="A name by which clients may address this.")
+@click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may ask.")
+@click.option("--device", default="cpu", show_default=True, help="What computes; 'auto' for what a bundle is made for.")
+@click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
+@click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
+@click.option("--preload", is_flag=True, help="Load models now instead of when they are first asked for.")
+@click.option(
+    "--keep-alive", type=click.FloatRange(-1), default=600.0, show_default=True, metavar="SECONDS",
+    help="How long an unused model stays in memory; -1 for ever.",
+)
+@click.option("--max-loaded", type=click.IntRange(1), default=2, show_default=True, help="Models in memory at once.")
+@click.option("--max-queue", type=click.IntRange(1), default=32, show_default=True, help="Requests waiting for a model.")
+@click.option("--max-body", type=click.IntRange(1, 4096), default=64, show_default=True, metavar="MIB")
+@click.option(
+    "--cache-ram", type=click.IntRange(0), default=1024, show_default=True, metavar="MIB",
+    help="Memory for conversations that others interrupted.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say where the server is as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="No line for every request.")
+def serve(
+    bundles: tuple[str, ...], host: str, port: int, api_key_file: Path | None, names: tuple[str, ...],
+    origins: tuple[str, ...], device: str, threads: int | None, context: int | None, preload: bool, keep_alive: float,
+    max_loaded: int, max_queue: int, max_body: int, cache_ram: int, as_json: bool, quiet: bool,
+) -> None:
+    r"""Serve bundles to OpenAI's clients, on this machine alone unless told otherwise.
+
+    BUNDLE is a folder, offered by its own name, or NAME=FOLDER.
+
+    \b
+      edgephi serve phi-4-mini
+      OPENAI_BASE_URL=http://127.0.0.1:8484/v1 OPENAI_API_KEY=none my-application
+    """
+    _require_extra()
+    from ..server.settings import Access, Limits, Loading, Settings
+
+    settings = Settings(
+        bundles=_named(bundles),
+        access=Access(host, _keys(api_key_file), names, origins),
+        limits=Limits(
+            body_bytes=max_body * MIB, places=max_queue, loaded=max_loaded,
+            idle_seconds=None if keep_alive < 0 else keep_alive, cache_bytes=cache_ram * MIB,
+        ),
+        loading=Loading(device, threads, context),
+        preload=preload,
+    )
+    _serve(settings, port, as_json=as_json, quiet=quiet)
+
+
+def _serve(settings: Settings, port: int, *, as_json: bool, quiet: bool) -> None:
+    from ..server.app import build
+    from ..server.serving import listen, make_server, run
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)  # to stderr
+    logging.getLogger("edgephi.server").setLevel(logging.WARNING if quiet else logging.INFO)
+    server = make_server(build(settings), settings.limits)
+    sock = listen(settings.access.host, port)
+    host = f"[{settings.access.host}]" if ":" in settings.access.host else settings.access.host
+    url = f"http://{host}:{sock.getsockname()[1]}/v1"
+
+    def announce() -> None:
+        click.echo(f"serving {', '.join(settings.bundles)} (Ctrl-C ends)", err=True)
+        key = "your key" if settings.access.keys else "none"
+        click.echo(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={key!r}", err=True)
+        if as_json:
+            click.echo(json.dumps({"url": url, "models": list(settings.bundles)}))
+
+    run(server, sock, announce)
+
+
+def _require_extra() -> None:
+    try:
+        import prometheus_client
+        import python_multipart
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise MissingDependency(
+            f"the server needs the package {error.name!r}: pip install 'edgephi[server]'"
+        ) from error
+    del prometheus_client, python_multipart, starlette, uvicorn
+
+
+def _named(bundles: Sequence[str]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for given in bundles:
+        name, equals, folder = given.partition("=")
+        path = Path(folder if equals and not Path(given).exists() else given)
+        name = name if path != Path(given) else path.resolve().name
+        if not name or name in named:
+            raise RequestError(f"two bundles are called {name!r}: name one of them otherwise, as NAME=FOLDER")
+        named[name] = path
+    return named
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    keys = [] if file is None else [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if file is not None and not any(keys):
+        raise RequestError(f"{file} holds no API key; write one on a line")
+    return tuple(filter(None, [*keys, os.environ.get(KEY_VARIABLE, "")]))
