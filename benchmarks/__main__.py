@@ -6,14 +6,13 @@ Boundary: options in, reports out. Reports go to stdout, everything else to stde
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from edgephi.runtime.errors import EdgePhiError
 
-from . import checkpoints, export_cost, quality, shapes
+from . import checkpoints, export_cost, published, quality
 
 
 @click.group()
@@ -22,18 +21,18 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("shape", type=click.Choice(sorted(shapes.SHAPES)))
+@click.argument("model", type=click.Choice(sorted(published.MODELS)))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint.")
-@click.option("--layers", type=click.IntRange(min=1), help="Default: as many as the published model has.")
+@click.option("--layers", type=click.IntRange(min=1), help="Of the decoder; default: as many as were published.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-def checkpoint(shape: str, output: Path, layers: int | None, seed: int) -> None:
+def checkpoint(model: str, output: Path, layers: int | None, seed: int) -> None:
     """Write a checkpoint of random weights with the shape of a published model."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    chosen = shapes.find(shape)
+    chosen = published.find(model)
     if layers is not None:
-        chosen = replace(chosen, layers=layers)
+        chosen = chosen.with_layers(layers)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -22,7 +22,7 @@ import numpy as np
 from edgephi.runtime.errors import RequestError
 
 from . import stand_in
-from .shapes import Shape
+from .published import Model
 
 CHUNK_ELEMENTS = 1 << 22
 SHARD_BYTES = 5_000_000_000  # as transformers cuts them
@@ -36,14 +36,15 @@ NORM_SPREAD = 0.2
 Progress = Callable[[str, int, int], None]
 
 
-def write(shape: Shape, folder: Path, seed: int = 0, progress: Progress | None = None) -> int:
+def write(model: Model, folder: Path, seed: int = 0, progress: Progress | None = None) -> int:
     """Write a checkpoint of random weights; returns the bytes of its tensors.
 
-    Linears and tables are normal with a standard deviation of 0.02, one input column in 512 six times wider; norms are
-    log-normal around 1. `progress(tensor, done, total)` counts bytes. Raises RequestError if the folder is not empty or
-    the disk too small; an interruption leaves only a folder with the suffix `.partial`, which the next call replaces.
+    Matrices, kernels and biases are normal with a standard deviation of 0.02, one input column in 512 six times wider;
+    norms are log-normal around 1. `progress(tensor, done, total)` counts bytes. Raises RequestError if the folder is
+    not empty or the disk too small; an interruption leaves only a folder with the suffix `.partial`, which the next
+    call replaces.
     """
-    tensors = shape.tensors()
+    tensors = model.tensors()
     total = sum(prod(size) for size in tensors.values()) * BFLOAT16_BYTES
     _require_room(folder, total)
     partial = folder.with_name(f"{folder.name}.partial")
@@ -63,9 +64,9 @@ def write(shape: Shape, folder: Path, seed: int = 0, progress: Progress | None =
                         progress(tensor, done, total)
     where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     _write_json(partial / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-    _write_json(partial / "config.json", shape.config())
-    _write_json(partial / "generation_config.json", shape.generation_config())
-    stand_in.write(shape, partial)
+    _write_json(partial / "config.json", model.config())
+    _write_json(partial / "generation_config.json", model.generation_config())
+    stand_in.write(model, partial)
     if folder.is_dir():
         folder.rmdir()
     os.rename(partial, folder)
@@ -112,14 +113,15 @@ def _header(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
 def _rows(name: str, shape: tuple[int, ...], seed: int) -> Iterator[np.ndarray]:
     """The tensor as uint16 arrays of bfloat16 bits, chunk by chunk; values do not depend on the size of a chunk."""
     generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
-    if len(shape) == 1:
+    if len(shape) == 1 and not name.endswith("bias"):
         yield bfloat16_bits(np.exp(NORM_SPREAD * generator.standard_normal(shape, np.float32)))
         return
-    columns = np.where(generator.random(shape[1]) < OUTLIER_SHARE, OUTLIER_FACTOR, 1.0) * STANDARD_DEVIATION
+    width = prod(shape[1:])
+    columns = np.where(generator.random(width) < OUTLIER_SHARE, OUTLIER_FACTOR, 1.0) * STANDARD_DEVIATION
     scale = columns.astype(np.float32)
-    step = max(1, CHUNK_ELEMENTS // shape[1])
+    step = max(1, CHUNK_ELEMENTS // width)
     for start in range(0, shape[0], step):
-        chunk = generator.standard_normal((min(step, shape[0] - start), shape[1]), np.float32)
+        chunk = generator.standard_normal((min(step, shape[0] - start), width), np.float32)
         chunk *= scale
         yield bfloat16_bits(chunk)
 

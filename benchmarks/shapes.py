@@ -1,15 +1,13 @@
-"""The published Phi models as numbers: config.json, tensors and chat format of each, without any weights.
+"""A decoder of the Phi family as numbers: config.json, tensors and chat format, without any weights.
 
-Boundary: facts of the published configurations (Phi-4-mini, Phi-4, Phi-4-reasoning, Phi-3.5-mini, Phi-3-mini-4k),
-except LongRoPE factors, which are a geometric series of the published length and range. Makes no files.
+Boundary: knows the published layout of Phi3ForCausalLM; which sizes a model has is said in published.py. LongRoPE
+factors are a geometric series of the published length and range. Makes no files.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-from edgephi.runtime.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,10 @@ class Shape:
         tensors["model.norm.weight"] = (self.hidden,)
         return tensors if self.tied else tensors | {"lm_head.weight": (self.vocabulary, self.hidden)}
 
+    def with_layers(self, layers: int) -> Shape:
+        """The same with so many layers."""
+        return replace(self, layers=layers)
+
     def config(self) -> dict[str, Any]:
         """config.json."""
         return {
@@ -93,7 +95,7 @@ class Shape:
 
 
 # Messages of every format here are a control token for the role, the text and a control token for the end.
-_O200K = Chat(
+O200K = Chat(
     controls=(
         ("<|endoftext|>", 199999), ("<|endofprompt|>", 200018), ("<|assistant|>", 200019), ("<|end|>", 200020),
         ("<|user|>", 200021), ("<|system|>", 200022), ("<|tool|>", 200023), ("<|/tool|>", 200024),
@@ -104,7 +106,8 @@ _O200K = Chat(
              "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
              "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
 )
-_CL100K = Chat(
+O200K_MEDIA = replace(O200K, controls=(*O200K.controls, ("<|endoftext10|>", 200010), ("<|endoftext11|>", 200011)))
+CL100K = Chat(
     controls=(
         ("<|endoftext|>", 100257), ("<|im_start|>", 100264), ("<|im_end|>", 100265), ("<|im_sep|>", 100266),
         ("<|dummy_85|>", 100349), ("<think>", 100350), ("</think>", 100351),
@@ -114,7 +117,7 @@ _CL100K = Chat(
              "{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
              "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
 )
-_SENTENCEPIECE_32K = Chat(
+SENTENCEPIECE_32K = Chat(
     controls=(
         ("<|endoftext|>", 32000), ("<|assistant|>", 32001), ("<|system|>", 32006), ("<|end|>", 32007),
         ("<|user|>", 32010),
@@ -124,38 +127,3 @@ _SENTENCEPIECE_32K = Chat(
              "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
              "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
 )
-
-
-def _mini(name: str) -> Shape:
-    return Shape(
-        name, hidden=3072, intermediate=8192, layers=32, heads=24, kv_heads=8, vocabulary=200064, context=131072,
-        original_context=4096, theta=10000.0, chat=_O200K, rotary_fraction=0.75, sliding_window=262144, tied=True,
-    )
-
-
-def _fourteen_billion(name: str, context: int, theta: float) -> Shape:
-    return Shape(
-        name, hidden=5120, intermediate=17920, layers=40, heads=40, kv_heads=10, vocabulary=100352, context=context,
-        original_context=context, theta=theta, chat=_CL100K,
-    )
-
-
-def _phi3(name: str, context: int, sliding_window: int) -> Shape:
-    return Shape(
-        name, hidden=3072, intermediate=8192, layers=32, heads=32, kv_heads=32, vocabulary=32064, context=context,
-        original_context=4096, theta=10000.0, chat=_SENTENCEPIECE_32K, sliding_window=sliding_window,
-    )
-
-
-SHAPES = {shape.name: shape for shape in (
-    _mini("phi-4-mini"), _mini("phi-4-mini-reasoning"), _fourteen_billion("phi-4", 16384, 250000.0),
-    _fourteen_billion("phi-4-reasoning", 32768, 500000.0), _fourteen_billion("phi-4-reasoning-plus", 32768, 500000.0),
-    _phi3("phi-3.5-mini", 131072, 262144), _phi3("phi-3-mini-4k", 4096, 2047),
-)}
-
-
-def find(name: str) -> Shape:
-    """The shape of a published model. Raises RequestError naming those that exist."""
-    if name not in SHAPES:
-        raise RequestError(f"no shape is called {name!r}: choose one of {', '.join(SHAPES)}")
-    return SHAPES[name]

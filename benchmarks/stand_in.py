@@ -11,26 +11,26 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from .shapes import Shape
+from .published import Model
 
 
-def write(shape: Shape, folder: Path) -> None:
+def write(model: Model, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json."""
-    controls = dict(shape.chat.controls)
+    controls = dict(model.chat.controls)
     by_id = {number: text for text, number in controls.items()}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {number: f"Ġ{_word(number)}" for number in range(len(alphabet), shape.vocabulary)}
+    words = {number: f"Ġ{_word(number)}" for number in range(len(alphabet), model.vocabulary)}
     vocabulary = {text: number for number, text in ({**dict(enumerate(alphabet)), **words, **by_id}).items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in controls])
     tokenizer.save(str(folder / "tokenizer.json"))
-    end = by_id[shape.chat.ends[-1]]
+    end = by_id[model.chat.ends[-1]]
     settings = {
-        "bos_token": end, "eos_token": end, "pad_token": by_id[shape.chat.padding], "unk_token": end,
-        "chat_template": shape.chat.template, "clean_up_tokenization_spaces": False,
-        "model_max_length": shape.context, "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end, "eos_token": end, "pad_token": by_id[model.chat.padding], "unk_token": end,
+        "chat_template": model.chat.template, "clean_up_tokenization_spaces": False,
+        "model_max_length": model.context, "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
