@@ -20,6 +20,7 @@ from ..runtime.manifest import MANIFEST_NAME, Manifest, TensorRecord, read_manif
 from ..runtime.providers import find as find_provider
 from ..runtime.providers.provider import Provider
 from . import families
+from . import signatures as names
 from .assemble import read_weight
 from .checkpoint import open_checkpoint
 from .config import read_config
@@ -27,7 +28,7 @@ from .fetch import resolve
 from .reference import Decoder
 from .weights import bind
 
-TEXT = "text"
+TEXT, EMBEDDING = "text", "embedding"
 TOKENS = 24
 EMBEDDED = "model.embed_tokens.gather"
 
@@ -85,25 +86,33 @@ def verify(
     verify_files(bundle, manifest, advance)
     provider = find_provider(manifest.device)
     count = threads or provider.default_threads()
+    embedded = _embed(bundle, manifest, _ids(manifest), provider, count)
     for number, (name, graph) in enumerate(manifest.graphs.items()):
         if progress is not None:
             progress(f"graph {name}", number, len(manifest.graphs))
-        _try(Graph(bundle / graph.file, provider, count), name, manifest)
+        _try(Graph(bundle / graph.file, provider, count), name, manifest, embedded)
     layers = () if checkpoint is None else tuple(_compare(bundle, manifest, checkpoint, provider, count, progress))
     unlisted = sorted({path.name for path in bundle.iterdir()} - manifest.files.keys() - {MANIFEST_NAME})
     return Verification(len(manifest.files), total, tuple(manifest.graphs), tuple(unlisted), layers)
 
 
-def _try(graph: Graph, name: str, manifest: Manifest) -> None:
-    """Run a graph that takes token ids once; others have loaded, which is what can be said without their inputs."""
+def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | None) -> None:
+    """Run a graph once. Raises NonFiniteLogits."""
     try:
-        if "input_ids" in graph.inputs and "attention_mask" in graph.inputs:
-            logits = graph.run(_feeds(graph, _ids(manifest), manifest), ["logits"])["logits"]
-            if not np.isfinite(logits).all():
-                found = logits[~np.isfinite(logits)][0]
-                raise NonFiniteLogits(
-                    f"{graph.path}: graph {name} computes {found} for a few tokens: export the checkpoint again"
-                )
+        if names.ATTENTION_MASK in graph.inputs:
+            feeds, output = _feeds(graph, _ids(manifest), manifest, embedded), names.LOGITS
+        elif names.PIXEL_VALUES in graph.inputs:
+            feeds, output = _corner(graph), names.IMAGE_FEATURES
+        elif names.AUDIO_EMBEDS in graph.inputs:
+            feeds, output = _moment(graph), names.AUDIO_FEATURES
+        else:
+            return  # the embedding, which has run
+        values = graph.run(feeds, [output])[output]
+        if not np.isfinite(values).all():
+            found = values[~np.isfinite(values)][0]
+            raise NonFiniteLogits(
+                f"{graph.path}: graph {name} computes {found} for a small input: export the checkpoint again"
+            )
     finally:
         graph.close()
 
@@ -111,17 +120,61 @@ def _try(graph: Graph, name: str, manifest: Manifest) -> None:
 def _ids(manifest: Manifest) -> np.ndarray:
     """A fixed sequence that touches rows of the whole embedding: int64 (n,)."""
     limit = min(TOKENS, manifest.text.rotary[0].limit)
-    return np.random.default_rng(0).integers(0, manifest.text.vocab_size, limit, dtype=np.int64)
+    ids = np.random.default_rng(0).integers(0, manifest.text.vocab_size, limit, dtype=np.int64)
+    placeholders = [token for token in (manifest.tokens.image, manifest.tokens.audio) if token is not None]
+    return np.where(np.isin(ids, placeholders), 0, ids)
 
 
-def _feeds(graph: Graph, ids: np.ndarray, manifest: Manifest) -> dict[str, np.ndarray]:
+def _embed(
+    bundle: Path, manifest: Manifest, ids: np.ndarray, provider: Provider, threads: int
+) -> np.ndarray | None:
+    """What the graph `embedding` makes of `ids`, float32 (n, hidden); None where the decoder reads ids itself."""
+    if EMBEDDING not in manifest.graphs:
+        return None
+    graph = Graph(bundle / manifest.graphs[EMBEDDING].file, provider, threads)
+    try:
+        none = np.zeros((0, manifest.text.hidden_size), np.float32)
+        feeds = {names.INPUT_IDS: ids[None], names.IMAGE_FEATURES: none, names.AUDIO_FEATURES: none}
+        embedded: np.ndarray = graph.run(feeds, [names.INPUTS_EMBEDS])[names.INPUTS_EMBEDS][0]
+        return embedded
+    finally:
+        graph.close()
+
+
+def _feeds(
+    graph: Graph, ids: np.ndarray, manifest: Manifest, embedded: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """Inputs of a first step over `ids`, without a past."""
     text = manifest.text
     past = {
         name: np.zeros((1, text.kv_heads, 0, text.head_dim), tensor.dtype)
         for name, tensor in graph.inputs.items() if name.startswith("past_key_values.")
     }
-    return {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64), **past}
+    tokens = {names.INPUT_IDS: ids[None]}
+    if embedded is not None:
+        tokens = {names.INPUTS_EMBEDS: embedded[None].astype(graph.inputs[names.INPUTS_EMBEDS].dtype)}
+    return {**tokens, names.ATTENTION_MASK: np.ones((1, len(ids)), np.int64), **past}
+
+
+def _corner(graph: Graph) -> dict[str, np.ndarray]:
+    """One image of one crop, of which the first patches alone are valid: every weight is used, little is computed."""
+    side, patches = (int(graph.inputs[name].shape[-1]) for name in (names.PIXEL_VALUES, names.IMAGE_ATTENTION_MASK))
+    mask = np.zeros((1, 2, patches, patches), np.float32)
+    mask[:, :, :2, :2] = 1
+    pixels = np.random.default_rng(0).uniform(-1, 1, (1, 2, 3, side, side)).astype(np.float32)
+    return {
+        names.PIXEL_VALUES: pixels, names.IMAGE_ATTENTION_MASK: mask, names.IMAGE_SIZES: np.array([[side, side]]),
+    }
+
+
+def _moment(graph: Graph) -> dict[str, np.ndarray]:
+    """One short recording."""
+    bins = int(graph.inputs[names.AUDIO_EMBEDS].shape[-1])
+    frames = np.random.default_rng(0).uniform(-1, 1, (1, TOKENS, bins)).astype(np.float32)
+    return {
+        names.AUDIO_EMBEDS: frames, names.AUDIO_ATTENTION_MASK: np.ones((1, TOKENS), bool),
+        names.AUDIO_SIZES: np.array([1]), names.AUDIO_PROJECTION_MODE: np.array([names.MODE_SPEECH]),
+    }
 
 
 def _compare(
@@ -169,7 +222,8 @@ def _probe(
     """What flows between the stages of the text graph for `ids`: float32 (n, width) by name of the value."""
     path = bundle / manifest.graphs[TEXT].file
     model = ir.load(path)
-    wanted = {EMBEDDED, *_probed(manifest.text.layers)}
+    embedded = _embed(bundle, manifest, ids, provider, threads)
+    wanted = {*_probed(manifest.text.layers), *([EMBEDDED] if embedded is None else [])}
     for node in model.graph:
         for value in node.outputs:
             if value.name in wanted and value not in model.graph.outputs:
@@ -177,11 +231,12 @@ def _probe(
                 model.graph.outputs.append(value)
     graph = Graph(path, provider, threads, model=ir.to_proto(model).SerializeToString())
     try:
-        feeds = _feeds(graph, ids, manifest) | {"logits_rows": np.arange(len(ids), dtype=np.int64)}
-        values = graph.run(feeds, [*sorted(wanted), "logits"])
+        feeds = _feeds(graph, ids, manifest, embedded) | {"logits_rows": np.arange(len(ids), dtype=np.int64)}
+        values = graph.run(feeds, [*sorted(wanted), names.LOGITS])
     finally:
         graph.close()
-    return {name: value[0].astype(np.float32) for name, value in values.items()}
+    found = {name: value[0].astype(np.float32) for name, value in values.items()}
+    return found if embedded is None else found | {EMBEDDED: embedded}
 
 
 def _probed(layers: int) -> list[str]:
