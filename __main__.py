@@ -35,9 +35,11 @@ class Verb:
 
 VERBS = {
     "run": Verb("runtime.cli.run:run", "Ask a bundle one question, or talk with it."),
+    "serve": Verb("runtime.cli.serve:serve", "Answer OpenAI's clients over HTTP."),
     "show": Verb("runtime.cli.show:show", "What a bundle is: model, sizes, precision, context, licence."),
     "export": Verb("export.cli:export", "Turn a Phi-4 checkpoint into a bundle."),
     "verify": Verb("export.cli:verify", "Check that a bundle is whole and computes."),
+    "bench": Verb("runtime.cli.bench:bench", "How fast a bundle reads and writes on this machine."),
     "demo": Verb("demo.cli:demo", "Run the small model that comes with this package."),
 }
 

@@ -6,6 +6,7 @@ a conversation shares with the turn before and does not compute it again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -84,8 +85,11 @@ class Repl:
         context, device = self._session.context, self._session.device
         note(f"{self._bundle.name}: up to {context} tokens on {device}. /help for help, /bye to leave.")
         try:
-            while self._turn():
-                pass
+            going_on = True
+            while going_on:
+                # A Ctrl-C too many, while the one before is being answered, is not meant to leave.
+                with contextlib.suppress(KeyboardInterrupt):
+                    going_on = self._turn()
         finally:
             if self._history is not None:
                 self._history.save()

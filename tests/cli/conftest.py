@@ -91,9 +91,11 @@ class Terminal:
         return before
 
     def interrupt_until(self, text: str) -> str:
-        """Ctrl-C until `text` comes: Python's input() sees a signal that arrives just before its select() a key late."""
+        """Ctrl-C until `text` comes: Python's input() sees a signal that comes just before its select() a key late."""
+        self.type("\x03")
         while text not in self.text:
-            self.type("\x03")
+            if not select.select([self._keys], [], [], 1.0)[0]:
+                self.type("\x03")
             assert self._read(), "the program ended"
         return self.wait_for(text)
 

@@ -62,7 +62,7 @@ def test_version(program: Program) -> None:
     ("arguments", "complaint"),
     [
         (("rnu",), "'rnu' is no command; did you mean 'run'?"),
-        (("fly",), "'fly' is no command; there are run, show"),
+        (("fly",), "'fly' is no command; there are run, "),
         (("--fast",), "No such option"),
         (("run",), "Missing argument 'BUNDLE'"),
         (("run", "b", "-n", "many"), "'many' is not a valid integer"),
