@@ -163,7 +163,7 @@ class Shown:
 class Waiting:
     """Tells a terminal on stderr what is going on, if it goes on for longer than PATIENCE."""
 
-    def __init__(self, text: str = "thinking") -> None:
+    def __init__(self, text: str = "working") -> None:
         self._text = text
         self._started = time.monotonic()
         self._status: Status | None = None

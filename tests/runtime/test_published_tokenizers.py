@@ -1,4 +1,4 @@
-"""Published tokenizers and templates of five models: ids equal those of transformers, typed control tokens stay text.
+"""Published tokenizers and templates of seven models: ids equal those of transformers, typed control tokens stay text.
 
 transformers is asked through PreTrainedTokenizerFast, which runs tokenizer.json as published. (AutoTokenizer of
 transformers 5.24 builds a GPT-2 or Llama tokenizer anew for `tokenizer_class` GPT2Tokenizer and LlamaTokenizer, which
@@ -38,6 +38,13 @@ PUBLISHED = {
     ),
     "phi-4": ("phi-4", "phi-4/ortx-tokenizer_config.json", None),
     "phi-4-reasoning": ("phi-4", "phi-4/ortx-tokenizer_config.json", "phi-4-reasoning/chat_template.jinja"),
+    "phi-4-multimodal": ("phi-4-multimodal", "phi-4-multimodal/ortx-tokenizer_config.json", None),
+    # Its own tokenizer renames two spare tokens of Phi-4's.
+    "phi-4-reasoning-vision-15b": (
+        "phi-4",
+        "phi-4/ortx-tokenizer_config.json",
+        "phi-4-reasoning-vision-15b/chat_template.jinja",
+    ),
     "phi-3-mini": ("phi-3-mini", "phi-3-mini/tokenizer_config.json", None),
 }
 BENIGN = (
@@ -159,7 +166,7 @@ def test_a_chat_has_the_same_ids(published: Published) -> None:
 
 def test_a_system_message_has_the_same_ids_or_is_refused(published: Published) -> None:
     messages = [{"role": "system", "content": " Be brief.\n"}, {"role": "user", "content": "Hi"}]
-    if published.name == "phi-4-reasoning":  # its template always sets the publisher's own system message
+    if published.name.startswith("phi-4-reasoning"):  # its template always sets the publisher's own system message
         with pytest.raises(RequestError, match=r"messages\[0\] \(system\).*would drop it"):
             published.our_chat(messages, prompt=True)
     else:
