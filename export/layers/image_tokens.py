@@ -58,7 +58,7 @@ def vision_graph(shape: SiglipShape, hidden: int) -> ir.Model:
     features = graph.scan(which.value, "vision.features", features_of, (shape.cells**2, shape.hidden))
     flat = graph.apply("Reshape", (features, [-1, shape.hidden]), "vision.cells")
     separators = [graph.weight(name, (1, shape.hidden)) for name in (ROW_SEPARATOR, VIEW_SEPARATOR)]
-    rows = graph.apply("Concat", (flat, *separators), "vision.rows", axis=0)
+    rows = graph.apply("Concat", (flat, *separators), "vision.cells_and_separators", axis=0)
     chosen = graph.apply("Gather", (rows, _order(inputs.mask, grid, which, shape)), "vision.tokens", axis=0)
     vision_output(graph, projector(graph, chosen, "vision.projector", shape.hidden, hidden), hidden)
     return graph.model()

@@ -69,19 +69,19 @@ def by_hand(bundle: Path, decoder: str, given: Any, image: bool, audio: bool) ->
         found: np.ndarray = given[name].as_numpy()
         return found
 
-    hidden = 192
-    image_rows = audio_rows = np.zeros((0, hidden), np.float32)
+    ids = array("input_ids").astype(np.int64)
+    none = np.zeros((0, 192), np.float32)  # the width of the tiny decoder
+    feeds: dict[str, np.ndarray] = {"input_ids": ids, "image_features": none, "audio_features": none}
     if image:
-        names = ("pixel_values", "image_attention_mask", "image_sizes")
-        image_rows = run(bundle, "vision", {name: array(name) for name in names}, "image_features")
+        pixels = {name: array(name) for name in ("pixel_values", "image_attention_mask", "image_sizes")}
+        feeds["image_features"] = run(bundle, "vision", pixels, "image_features")
     if audio:
         names = ("audio_embeds", "audio_attention_mask", "audio_sizes", "audio_projection_mode")
-        audio_rows = run(bundle, "speech", {name: array(name) for name in names}, "audio_features")
-    ids = array("input_ids").astype(np.int64)
-    feeds = {"input_ids": ids, "image_features": image_rows, "audio_features": audio_rows}
+        feeds["audio_features"] = run(bundle, "speech", {name: array(name) for name in names}, "audio_features")
     embeds = run(bundle, "embedding", feeds, "inputs_embeds")
     feeds = {"inputs_embeds": embeds, "attention_mask": np.ones(ids.shape, np.int64)}
-    return run(bundle, decoder, feeds, "logits")[0, -1]
+    logits: np.ndarray = run(bundle, decoder, feeds, "logits")[0, -1]
+    return logits
 
 
 @pytest.mark.parametrize(("image", "audio", "decoder"), [
