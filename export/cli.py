@@ -129,13 +129,17 @@ def _progress(console: Console, label: str) -> Iterator[Report]:
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=None)
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = progress.add_task(label, total=None)
 
-        def report(stage: str, done: int, total: int) -> None:
-            progress.update(task, description=f"{label} {stage[-48:]}", completed=done, total=total)
+    def report(stage: str, done: int, total: int) -> None:
+        progress.start()  # at the first step only, so that a download can show its own bars before
+        progress.update(task, description=f"{label} {stage[-48:]}", completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        progress.stop()
 
 
 def _summary(result: ExportReport) -> dict[str, object]:

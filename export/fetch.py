@@ -5,7 +5,9 @@ Boundary: the only file of export that may use the network, and only when the so
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,59 +25,74 @@ FILES = (
     ADAPTER_SETTINGS,
 )
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,95}/[A-Za-z0-9][A-Za-z0-9._\-]{0,95}")
+_HUB_ID = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._\-]{0,95}/[A-Za-z0-9][A-Za-z0-9._\-]{0,95})(?:@(?P<revision>[A-Za-z0-9._/\-]{1,99}))?"
+)
 
 
 def resolve(source: str) -> Path:
-    """The folder of a checkpoint. Raises CheckpointError for what is no folder and no hub id that can be fetched."""
+    """The folder of a checkpoint: `source` itself, or what the hub has under that id, `owner/name` or with `@revision`.
+
+    Raises CheckpointError for what is no folder and no hub id that can be fetched.
+    """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder
-    if folder.exists():
+    if folder.is_file():
         raise CheckpointError(f"{source} is a file: give the folder that holds config.json and *.safetensors")
-    if not _HUB_ID.fullmatch(source):
+    hub_id = _HUB_ID.fullmatch(source)
+    if hub_id is None:
         raise CheckpointError(
             f"{printable(source)} is no folder here and no hub id: "
             "give a checkpoint folder, or an id such as microsoft/Phi-4-mini-instruct"
         )
-    fetched = _download(source, FILES)
+    fetched = _download(source, hub_id["name"], hub_id["revision"], FILES)
     index = fetched / INDEX
     adapters = [f"{settings.parent.name}/{ADAPTER}" for settings in fetched.glob(ADAPTER_SETTINGS)]
     if adapters and not (index.is_file() and ".lora_A." in index.read_text(encoding="utf-8", errors="replace")):
-        _download(source, adapters)  # else the shards hold them too
+        _download(source, hub_id["name"], hub_id["revision"], adapters)  # else the shards hold them too
     return fetched
 
 
-def _download(hub_id: str, files: Sequence[str]) -> Path:
-    """The newest revision, from the hub or from its cache; what an earlier, interrupted call fetched is kept."""
+def _download(source: str, name: str, revision: str | None, files: Sequence[str]) -> Path:
+    """From the hub or from its cache; what an earlier, interrupted call fetched is kept."""
+    # the library reads it once, while it is imported; setdefault leaves a user's own choice alone
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # noqa: TID251
     try:
         from huggingface_hub import errors, snapshot_download
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise MissingDependency(
-            f"{hub_id} must be fetched, which needs huggingface_hub: run `pip install 'edgephi[export]'`"
+            f"{source} must be fetched, which needs huggingface_hub: run `pip install 'edgephi[export]'`"
         ) from error
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except errors.GatedRepoError as error:
         raise CheckpointError(
-            f"{hub_id} is gated: accept its terms on the hub, run `hf auth login`, then export again"
+            f"{source} is gated: accept its terms on the hub, run `hf auth login`, then export again"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the hub has no model {hub_id}, or it is private: check the spelling, or run `hf auth login`"
+            f"the hub has no model {source}, or it is private: check the spelling, or run `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has {name}, but no revision {revision}: check the spelling, or leave it out"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{hub_id} is not in the hub's cache on this machine and the hub cannot be reached ({error.__cause__}): "
-            "go online once, or give a local checkpoint folder"
+            f"{source} is not, or not completely, in the hub's cache on this machine and the hub gives no answer "
+            f"({_first_line(error.__cause__ or error)}): go online once, or give a local checkpoint folder"
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{hub_id} could not be fetched ({_first_line(error)}): "
+            f"{source} could not be fetched ({_first_line(error)}): "
             "run the same command again, it goes on where it stopped"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
