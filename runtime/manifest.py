@@ -334,7 +334,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _build(arguments[1], item, f"{where}[{printable(key)}]") for key, item in value.items()}
     if kind is float and type(value) is int and abs(value) <= MAXIMUM_INTEGER:
         return float(value)
     # exact types: bool is a subclass of int, yet `true` is no count
