@@ -136,6 +136,10 @@ class Tokenizer:
         """A fresh way back from ids to text, one id at a time."""
         return Detokenizer(self._bytes_of, self._special if skip_special else frozenset(), self._strips_first_space)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What `token_id` stands for: part of a character, where the vocabulary cuts one."""
+        return self._bytes_of(token_id)
+
     def _bytes_of(self, token_id: int) -> bytes:
         """What `token_id` stands for. Rows of the embedding that have no name show as U+FFFD instead of vanishing."""
         token = self._contents.get(token_id)

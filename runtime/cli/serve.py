@@ -29,7 +29,8 @@ PORT = 8484
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another address than loopback needs a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 for any free one.")
 @click.option(
-    "--api-key-file", type=click.Path(path_type=Path, dir_okay=False),
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
     help=f"Keys, one a line; any of them opens. {KEY_VARIABLE} is another way to give one.",
 )
 @click.option("--allow-host", "names", multiple=True, metavar="NAME", help="A name by which clients may address this.")
@@ -39,22 +40,44 @@ PORT = 8484
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("--preload", is_flag=True, help="Load models now instead of when they are first asked for.")
 @click.option(
-    "--keep-alive", type=click.FloatRange(-1), default=600.0, show_default=True, metavar="SECONDS",
+    "--keep-alive",
+    type=click.FloatRange(-1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
     help="How long an unused model stays in memory; -1 for ever.",
 )
 @click.option("--max-loaded", type=click.IntRange(1), default=2, show_default=True, help="Models in memory at once.")
-@click.option("--max-queue", type=click.IntRange(1), default=32, show_default=True, help="Requests waiting for a model.")
+@click.option("--max-queue", type=click.IntRange(1), default=32, show_default=True, help="Requests waiting per model.")
 @click.option("--max-body", type=click.IntRange(1, 4096), default=64, show_default=True, metavar="MIB")
 @click.option(
-    "--cache-ram", type=click.IntRange(0), default=1024, show_default=True, metavar="MIB",
+    "--cache-ram",
+    type=click.IntRange(0),
+    default=1024,
+    show_default=True,
+    metavar="MIB",
     help="Memory for conversations that others interrupted.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where the server is as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No line for every request.")
 def serve(
-    bundles: tuple[str, ...], host: str, port: int, api_key_file: Path | None, names: tuple[str, ...],
-    origins: tuple[str, ...], device: str, threads: int | None, context: int | None, preload: bool, keep_alive: float,
-    max_loaded: int, max_queue: int, max_body: int, cache_ram: int, as_json: bool, quiet: bool,
+    bundles: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    names: tuple[str, ...],
+    origins: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    context: int | None,
+    preload: bool,
+    keep_alive: float,
+    max_loaded: int,
+    max_queue: int,
+    max_body: int,
+    cache_ram: int,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     r"""Serve bundles to OpenAI's clients, on this machine alone unless told otherwise.
 
@@ -71,8 +94,11 @@ def serve(
         bundles=_named(bundles),
         access=Access(host, _keys(api_key_file), names, origins),
         limits=Limits(
-            body_bytes=max_body * MIB, places=max_queue, loaded=max_loaded,
-            idle_seconds=None if keep_alive < 0 else keep_alive, cache_bytes=cache_ram * MIB,
+            body_bytes=max_body * MIB,
+            places=max_queue,
+            loaded=max_loaded,
+            idle_seconds=None if keep_alive < 0 else keep_alive,
+            cache_bytes=cache_ram * MIB,
         ),
         loading=Loading(device, threads, context),
         preload=preload,

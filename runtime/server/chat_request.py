@@ -1,0 +1,54 @@
+"""POST /v1/chat/completions: JSON → a checked request.
+
+Boundary: names and forms of OpenAI's Chat Completions API; runs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import RequestError
+from ..messages import Message
+from .bundles import Bundle
+from .content import read_messages
+from .fields import Fields
+from .parameters import read_effort, read_options, read_variables, refuse_unoffered
+from .tool_fields import Tools, read_tools
+
+if TYPE_CHECKING:
+    from ..session import Options
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """`options` are the keyword arguments of `Session.stream`; `ignored` are members that change nothing."""
+
+    messages: tuple[Message, ...]
+    tools: Tools
+    options: Options
+    stream: bool
+    include_usage: bool
+    logprobs: bool
+    ignored: tuple[str, ...]
+
+
+def read_chat(fields: Fields, bundle: Bundle) -> ChatRequest:
+    """Raises RequestError naming what cannot be honoured."""
+    if bundle.template is None:
+        raise RequestError(f"model {bundle.name!r} has no chat template: use /v1/completions")
+    refuse_unoffered(fields)
+    messages = read_messages(fields.items("messages"), bundle)
+    tools = read_tools(fields, flat=False)
+    options = read_options(fields, ("max_completion_tokens", "max_tokens"))
+    options["logprobs"] = logprobs = fields.flag("logprobs")
+    options["tools"] = tools.functions or None
+    options["variables"] = read_variables(fields)
+    read_effort(fields.text("reasoning_effort"), "reasoning_effort", bundle)
+    stream, include_usage = fields.flag("stream"), False
+    wanted = fields.inner("stream_options")
+    if wanted is not None:
+        if not stream:
+            raise RequestError("stream_options is given without stream: set stream to true or leave it out")
+        include_usage = wanted.flag("include_usage")
+    return ChatRequest(messages, tools, options, stream, include_usage, logprobs, fields.unread())

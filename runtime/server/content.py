@@ -1,0 +1,136 @@
+"""Messages of a request → messages for a session: media become bytes, and nothing names a file or an address.
+
+Boundary: JSON in, the message form of runtime/messages.py out, which says what is wrong with the rest. Pictures and
+recordings come inside the request alone, as data: URLs or base64: a server that opened paths or fetched addresses for
+its clients would be their way to the files and networks of this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ..errors import MediaError, RequestError
+from ..media import data_url_bytes
+from ..messages import Message, prepare
+from .bundles import Bundle
+
+Kind = Literal["image", "audio"]
+
+MAXIMUM_MESSAGES = 10_000
+# Type of a part → kind of its content.
+_KINDS: dict[object, Kind] = {
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+    "audio": "audio",
+    "audio_url": "audio",
+    "input_audio": "audio",
+}
+_SOURCES = ("image_url", "input_audio", "audio_url", "image", "audio", "url", "base64")
+_INDEX = re.compile(r"^messages\[(\d+)\]")
+_KEPT = ("name", "tool_call_id", "tools")
+
+
+def read_messages(
+    given: Sequence[object] | None, bundle: Bundle, places: Sequence[str] | None = None
+) -> tuple[Message, ...]:
+    """Checked messages for a session. Raises RequestError naming the message or part that cannot be taken.
+
+    `places`: where each of them stands in the request, if that is not `messages` itself.
+    """
+    if not given:
+        raise RequestError("messages is missing or empty; give at least one message with role and content")
+    if len(given) > MAXIMUM_MESSAGES:
+        raise RequestError(f"messages holds {len(given)} messages, at most {MAXIMUM_MESSAGES} are allowed")
+    named = places or [f"messages[{index}]" for index in range(len(given))]
+    messages = tuple(_message(message, bundle, where) for message, where in zip(given, named, strict=True))
+    try:
+        prepare(messages, dict.fromkeys(bundle.takes, ""))
+    except RequestError as error:
+        raise RequestError(_INDEX.sub(lambda found: named[int(found[1])], str(error))) from error
+    return messages
+
+
+def _message(given: object, bundle: Bundle, where: str) -> Message:
+    if not isinstance(given, Mapping):
+        raise RequestError(f"{where} is not an object with role and content")
+    if given.get("function_call") or given.get("role") == "function":
+        raise RequestError(f"{where} uses function_call, the old form of tools: use tool_calls and the role 'tool'")
+    content = given.get("content")
+    if content is None and isinstance(given.get("refusal"), str):
+        content = given["refusal"]
+    if isinstance(content, list):
+        content = [_part(part, bundle, f"{where}.content[{number}]") for number, part in enumerate(content)]
+    message = {"role": given.get("role"), "content": content}
+    # What else clients send back of an answer (reasoning_content, refusal, audio, annotations) is no part of a prompt.
+    message |= {key: given[key] for key in _KEPT if given.get(key) is not None}
+    calls = given.get("tool_calls")
+    if calls:
+        functions = _functions(calls, where)
+        if bundle.reads_calls:
+            message["tool_calls"] = calls
+        else:
+            message["content"] = _written(content, functions, where)
+    return message
+
+
+def _part(part: object, bundle: Bundle, where: str) -> object:
+    """A part whose medium, if it is one that the bundle takes, is bytes."""
+    if not isinstance(part, Mapping):
+        return part
+    if part.get("type") == "refusal":
+        return {"type": "text", "text": part.get("refusal")}
+    kind = _KINDS.get(part.get("type")) if isinstance(part.get("type"), str) else None
+    if kind is None or kind not in bundle.takes:
+        return part
+    source = next((part[key] for key in _SOURCES if part.get(key) is not None), None)
+    if isinstance(source, Mapping):
+        source = source.get("url", source.get("data"))
+    if not isinstance(source, str):
+        raise RequestError(f"{where} is of type {part['type']!r} and holds no data: give a data: URL or base64 text")
+    return {"type": kind, kind: _bytes(source, kind, where)}
+
+
+def _bytes(source: str, kind: Kind, where: str) -> bytes:
+    try:
+        if source[:5].lower() == "data:":
+            return data_url_bytes(source, kind, len(source))
+        return base64.b64decode(source, validate=True)
+    except MediaError as error:
+        raise MediaError(f"{where}: {error}") from error
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(
+            f"{where} gives {source[:40]!r}, which is neither a data: URL nor base64; nothing is fetched and no file is"
+            f" opened for a client: send the {kind} itself"
+        ) from error
+
+
+def _functions(calls: object, where: str) -> list[dict[str, object]]:
+    """Name and arguments of every call of an earlier answer."""
+    if not isinstance(calls, list):
+        raise RequestError(f"{where}.tool_calls is not a list")
+    found = []
+    for index, call in enumerate(calls):
+        here = f"{where}.tool_calls[{index}]"
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RequestError(f"{here} is not a call of a function with a name; send back what the answer held")
+        arguments = function.get("arguments", "{}")
+        try:
+            found.append({"name": function["name"], "arguments": json.loads(arguments or "{}")})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"{here}.function.arguments is not JSON text; send back what the answer held") from error
+    return found
+
+
+def _written(content: object, functions: Sequence[Mapping[str, object]], where: str) -> str:
+    """The calls in the spelling of the Phi-4 family that needs no control token, behind what the answer said."""
+    if not isinstance(content, str | None):
+        raise RequestError(f"{where} has tool_calls and a list of parts; give its content as a string or null")
+    calls = f"functools{json.dumps(list(functions), ensure_ascii=False)}"
+    return f"{content}\n{calls}" if content else calls

@@ -1,0 +1,211 @@
+"""What each route does: read the request, ask the worker, write the answer in the API's shape.
+
+Boundary: joins the other files of this folder; reading, waiting and writing are theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from ..errors import RequestError
+from ..tokens import Segment
+from . import metrics
+from .answering import Answers, until_gone
+from .body import read_form, read_json
+from .chat_answer import ChatWriter
+from .chat_request import read_chat
+from .completion_answer import CompletionWriter
+from .completion_request import RawPrompt, read_completion
+from .event_stream import EventStream
+from .fields import Fields
+from .guard import client_of, holds_key
+from .jobs import Task
+from .models import Model, Models
+from .prefixes import Conversation
+from .problems import problem_of
+from .responses_answer import ResponsesWriter
+from .responses_request import read_responses
+from .settings import Settings
+from .speech_answer import SpeechWriter
+from .speech_request import read_speech, require_audio
+from .writing import Head, Logprobs, Writer
+
+IGNORED_HEADER = "x-edgephi-ignored"
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The routes of one server."""
+
+    settings: Settings
+    models: Models
+    metrics: metrics.Metrics
+
+    async def chat(self, request: Request) -> Response | EventStream:
+        """POST /v1/chat/completions."""
+        fields = await read_json(request, self.settings.limits)
+        model = self.models.find(fields.text("model"))
+        client = _client(request, fields)
+        asked = read_chat(fields, model.bundle)
+        conversation = Conversation.of_messages(asked.messages, asked.tools.functions, asked.options["variables"])
+        task = Task(client, asked.messages, asked.options, conversation)
+        logprobs = await _logprobs(model) if asked.logprobs else None
+        writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
+        answers = Answers(model.worker, [task], one_call=asked.tools.one_call)
+        return await self._reply(request, answers, writer, asked.ignored, stream=asked.stream)
+
+    async def completions(self, request: Request) -> Response | EventStream:
+        """POST /v1/completions."""
+        fields = await read_json(request, self.settings.limits)
+        model = self.models.find(fields.text("model"))
+        client = _client(request, fields)
+        asked = read_completion(fields, model.bundle)
+        prompts = await asyncio.to_thread(_raw_ids, model, asked.prompts)
+        tasks = [Task(client, ids, asked.options, Conversation.of_prompt(ids)) for ids in prompts]
+        echoes = [""] * len(tasks)
+        if asked.echo:
+            echoes = await asyncio.to_thread(_texts, model, asked.prompts)
+        logprobs = [await _logprobs(model) for _ in tasks] if asked.logprobs else None
+        head = Head.new("cmpl-", model.bundle)
+        writer = CompletionWriter(head, echoes, logprobs, include_usage=asked.include_usage)
+        return await self._reply(request, Answers(model.worker, tasks), writer, asked.ignored, stream=asked.stream)
+
+    async def responses(self, request: Request) -> Response | EventStream:
+        """POST /v1/responses."""
+        fields = await read_json(request, self.settings.limits)
+        model = self.models.find(fields.text("model"))
+        client = _client(request, fields)
+        asked = read_responses(fields, model.bundle)
+        conversation = Conversation.of_messages(asked.messages, asked.tools.functions, asked.options["variables"])
+        task = Task(client, asked.messages, asked.options, conversation)
+        logprobs = await _logprobs(model) if asked.logprobs else None
+        writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
+        answers = Answers(model.worker, [task], one_call=asked.tools.one_call)
+        return await self._reply(request, answers, writer, asked.ignored, stream=asked.stream)
+
+    async def transcriptions(self, request: Request) -> Response | EventStream:
+        """POST /v1/audio/transcriptions."""
+        return await self._speech(request, translate=False)
+
+    async def translations(self, request: Request) -> Response | EventStream:
+        """POST /v1/audio/translations."""
+        return await self._speech(request, translate=True)
+
+    async def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        entries = [model.bundle.entry(model.worker.state) for model in self.models.models]
+        return JSONResponse({"object": "list", "data": entries})
+
+    async def one_model(self, request: Request) -> Response:
+        """GET /v1/models/{id}."""
+        model = self.models.find(request.path_params["id"])
+        return JSONResponse(model.bundle.entry(model.worker.state))
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: that the server lives, for everybody; of its models to those who hold a key."""
+        told: dict[str, object] = {"status": "ok"}
+        if holds_key(request.scope, [key.encode() for key in self.settings.access.keys]):
+            told["models"] = {
+                model.bundle.name: {
+                    "state": model.worker.state, "busy": model.worker.busy, "waiting": model.worker.waiting,
+                    "device": model.bundle.loading.device,
+                }
+                for model in self.models.models
+            }
+        return JSONResponse(told)
+
+    async def metrics_text(self, request: Request) -> Response:
+        """GET /metrics."""
+        return Response(self.metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def _speech(self, request: Request, *, translate: bool) -> Response | EventStream:
+        form = await read_form(request, self.settings.limits)
+        model = self.models.find(form.texts.get("model"))
+        require_audio(model.bundle)
+        asked = read_speech(form.texts, form.file, translate=translate)
+        conversation = Conversation.of_messages(asked.messages, (), {})
+        task = Task(client_of(request.scope, ""), asked.messages, asked.options, conversation)
+        answers, writer = Answers(model.worker, [task]), SpeechWriter()
+        return await self._reply(request, answers, writer, asked.ignored, stream=asked.stream, form=asked.form)
+
+    async def _reply(
+        self,
+        request: Request,
+        answers: Answers,
+        writer: Writer,
+        ignored: Sequence[str],
+        *,
+        stream: bool,
+        form: str = "json",
+    ) -> Response | EventStream:
+        """The answer, whole or as a stream that begins when the session took the prompt or a ping is due."""
+        limits, headers = self.settings.limits, _headers(ignored)
+        try:
+            if not stream:
+                await until_gone(request.receive, _collect(answers, writer))
+                whole = writer.whole()
+                if form == "text":
+                    return PlainTextResponse(str(whole["text"]) + "\n", headers=headers)
+                return JSONResponse(whole, headers=headers)
+            await until_gone(request.receive, answers.begun(limits.ping_seconds))
+        except BaseException:
+            answers.end()
+            raise
+        events = _events(answers, writer)
+        return EventStream(events, headers, answers.end, ping=limits.ping_seconds, stall=limits.stall_seconds)
+
+
+async def _collect(answers: Answers, writer: Writer) -> None:
+    async for number, piece in answers.pieces():
+        writer.push(number, piece)
+
+
+async def _events(answers: Answers, writer: Writer) -> AsyncGenerator[bytes, None]:
+    try:
+        for event in writer.begin():
+            yield event
+        async for number, piece in answers.pieces():
+            for event in writer.push(number, piece):
+                yield event
+        for event in writer.end():
+            yield event
+    # The status is sent already: whatever went wrong, an event is the only way left to say it.
+    except Exception as error:  # noqa: BLE001
+        for event in writer.failed(problem_of(error)):
+            yield event
+
+
+async def _logprobs(model: Model) -> Logprobs:
+    return Logprobs(await asyncio.to_thread(model.tokenizer))
+
+
+def _raw_ids(model: Model, prompts: Sequence[RawPrompt]) -> list[Sequence[int]]:
+    """Token ids; control tokens that a raw prompt spells out are meant as such."""
+    found: list[Sequence[int]] = []
+    for index, prompt in enumerate(prompts):
+        ids = model.tokenizer().encode_segments([Segment(prompt, trusted=True)]) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise RequestError(f"prompt[{index}] is empty; give some text")
+        found.append(ids)
+    return found
+
+
+def _texts(model: Model, prompts: Sequence[RawPrompt]) -> list[str]:
+    decode = model.tokenizer().decode
+    return [prompt if isinstance(prompt, str) else decode(prompt, skip_special=False) for prompt in prompts]
+
+
+def _client(request: Request, fields: Fields) -> str:
+    user = fields.raw("safety_identifier") or fields.raw("user") or ""
+    return client_of(request.scope, str(user)[:256])
+
+
+def _headers(ignored: Sequence[str]) -> Mapping[str, str]:
+    """Members of the request that changed nothing are named, so that nothing is ignored in silence."""
+    names = ", ".join(name for name in ignored if name.isascii() and name.isprintable())
+    return {IGNORED_HEADER: names[:1000]} if names else {}

@@ -1,0 +1,137 @@
+"""What all endpoints take besides the prompt: sampling, length, stops, and what is refused because it is not offered.
+
+Boundary: JSON members in, keyword arguments of `Session.stream` out. A parameter that would change the answer and is
+not offered is an error that names it; one that changes nothing is left unread, and the response names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import RequestError
+from ..sampling import MAXIMUM_SEED, Sampling
+from ..stops import StopScanner
+from .bundles import Bundle
+from .fields import Fields
+
+if TYPE_CHECKING:
+    from ..session import Options
+
+# Parameter → values that mean what happens anyway. The names are OpenAI's, llama.cpp's and vLLM's.
+REFUSED: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "logit_bias": ({}, []),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "top_logprobs": (0,),
+    "functions": ([],),
+    "function_call": ("none",),
+    "modalities": (["text"], []),
+    "audio": (),
+    "web_search_options": (),
+    "verbosity": ("medium",),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "mirostat": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "dynatemp_range": (0,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "echo": (False,),
+    "grammar": ("",),
+    "json_schema": (),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "thinking_budget": (-1,),
+    "reasoning_budget": (-1,),
+    "lora": ([],),
+}
+
+
+def refuse_unoffered(fields: Fields, *, but: Sequence[str] = ()) -> None:
+    """Raises RequestError for a parameter of REFUSED; `but` are those that the endpoint reads itself."""
+    for name, accepted in REFUSED.items():
+        if name not in but:
+            fields.refuse(name, accepted)
+    given = fields.inner("response_format")
+    if given is not None:
+        given.refuse("type", ("text",))
+
+
+def read_options(fields: Fields, limits: Sequence[str]) -> Options:
+    """Sampling, length and stops; `limits` are the names of the longest answer, the first one given counts.
+
+    Raises RequestError.
+    """
+    given = [fields.whole(name, 1) for name in limits]
+    options: Options = {
+        "max_tokens": next((limit for limit in given if limit is not None), None),
+        "temperature": fields.number("temperature"),
+        "top_p": fields.number("top_p"),
+        "top_k": fields.whole("top_k", -1),
+        "min_p": fields.number("min_p"),
+        "repetition_penalty": fields.number("repetition_penalty"),
+        "seed": fields.whole("seed", -MAXIMUM_SEED, MAXIMUM_SEED),
+        "stop": _stops(fields),
+    }
+    repeat = fields.number("repeat_penalty")  # llama.cpp's name of it
+    if options["repetition_penalty"] is None:
+        options["repetition_penalty"] = repeat
+    if options["top_k"] == -1:  # vLLM's way to say "off"
+        options["top_k"] = 0
+    seed = options["seed"]
+    if seed is not None and seed < 0:
+        # Clients count seeds from -2^63; llama.cpp's clients mean "any" by -1.
+        options["seed"] = None if seed == -1 else seed & MAXIMUM_SEED
+    _check_ranges(options)
+    return options
+
+
+def read_variables(fields: Fields) -> Mapping[str, object]:
+    """Names for the chat template, which refuses those that it does not read."""
+    value = fields.raw("chat_template_kwargs")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RequestError("chat_template_kwargs is not an object; give the names that the chat template reads")
+    return value
+
+
+def read_effort(effort: str | None, name: str, bundle: Bundle) -> None:
+    """A wish for more or less thought is no order, but to think not at all is. Raises RequestError."""
+    if effort == "none" and bundle.template is not None and "<think>" in bundle.template:
+        raise RequestError(f"{name} is 'none', but model {bundle.name!r} always thinks: leave it out")
+
+
+def _stops(fields: Fields) -> Sequence[str]:
+    given = fields.raw("stop")
+    if given is None:
+        return ()
+    stops = [given] if isinstance(given, str) else given
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise RequestError("stop is neither a string nor a list of strings")
+    StopScanner(stops)  # raises for what no scanner takes
+    return tuple(stops)
+
+
+def _check_ranges(options: Options) -> None:
+    """Raises RequestError naming the parameter that no sampler takes."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    Sampling(**{name: options[name] for name in names if options[name] is not None})  # type: ignore[literal-required]

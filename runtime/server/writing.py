@@ -1,0 +1,131 @@
+"""What the answers of all endpoints have in common: identity, sums over pieces, usage, logarithms of tokens.
+
+Boundary: pieces in, plain data out; the shapes of each API are in its own *_answer.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ..tokens import Tokenizer
+from .bundles import Bundle
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from ..session import Piece, ToolCall, Usage
+
+
+class Writer(Protocol):
+    """Turns the pieces of one request into one API's shapes. Events are complete server-sent events."""
+
+    def begin(self) -> list[bytes]:
+        """Events before the first piece."""
+
+    def push(self, number: int, piece: Piece) -> list[bytes]:
+        """Events for a piece of answer `number`."""
+
+    def end(self) -> list[bytes]:
+        """Events behind the last piece."""
+
+    def failed(self, problem: Problem) -> list[bytes]:
+        """Events for an error in the midst."""
+
+    def whole(self) -> dict[str, object]:
+        """The answer as one object, once all pieces were pushed."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What every part of an answer repeats."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    @classmethod
+    def new(cls, prefix: str, bundle: Bundle) -> Head:
+        """The head of an answer that begins now."""
+        return cls(new_id(prefix), int(time.time()), bundle.name, bundle.fingerprint)
+
+
+def new_id(prefix: str) -> str:
+    """An identifier that nobody can guess."""
+    return f"{prefix}{secrets.token_hex(12)}"
+
+
+@dataclass
+class Sums:
+    """An answer so far."""
+
+    text: str = ""
+    thinking: str = ""
+    calls: list[tuple[str, ToolCall]] = field(default_factory=list)
+    thinking_tokens: int = 0
+    finish: str | None = None
+    usage: Usage | None = None
+
+    def push(self, piece: Piece) -> None:
+        """Count a piece."""
+        if piece.kind == "answer":
+            self.text += piece.text
+        elif piece.kind == "thinking":
+            self.thinking += piece.text
+            self.thinking_tokens += piece.token_id is not None
+        if piece.call is not None:
+            self.calls.append((new_id("call_"), piece.call))
+        if piece.finish_reason is not None:
+            self.finish, self.usage = piece.finish_reason, piece.usage
+
+
+def chat_usage(*answers: Sums) -> dict[str, object]:
+    """OpenAI's usage of one or several answers to one request."""
+    usages = [answer.usage for answer in answers if answer.usage is not None]
+    prompt, made = sum(usage.prompt_tokens for usage in usages), sum(usage.completion_tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": made,
+        "total_tokens": prompt + made,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
+        "completion_tokens_details": {"reasoning_tokens": sum(answer.thinking_tokens for answer in answers)},
+    }
+
+
+def measurements(usage: Usage | None) -> Mapping[str, object]:
+    """What the answer cost beyond what OpenAI's usage says: device, threads, times, rates, memory."""
+    if usage is None:
+        return {}
+    told = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    return {name: value for name, value in dataclasses.asdict(usage).items() if name not in told}
+
+
+class Logprobs:
+    """Entries for the tokens of an answer, given out with the text that they complete.
+
+    Tokens of thoughts, of tool calls and of a stop string have none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._held: list[dict[str, object]] = []
+
+    def push(self, piece: Piece) -> list[dict[str, object]]:
+        """The entries that go with the text of `piece`."""
+        token_id = piece.token_id
+        if piece.kind == "answer" and token_id is not None and piece.logprob is not None:
+            unseen = not piece.text and token_id in self._tokenizer.control_ids
+            if not unseen:
+                raw = self._tokenizer.token_bytes(token_id)
+                self._held.append({
+                    "token": raw.decode("utf-8", "replace"), "logprob": piece.logprob, "bytes": list(raw),
+                    "top_logprobs": [],
+                })
+        if piece.kind != "answer" or not piece.text:
+            return []
+        given, self._held = self._held, []
+        return given
