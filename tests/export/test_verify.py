@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -158,3 +161,23 @@ def test_tampered_files_are_named(tiny_bundle: Callable[..., Path], tmp_path: Pa
 def test_a_checkpoint_is_no_bundle(tiny_checkpoint: Callable[..., Path]) -> None:
     with pytest.raises(ManifestError, match="looks like a checkpoint: run `edgephi export`"):
         verify(tiny_checkpoint("mini"))
+
+
+def test_the_verb_says_what_it_found(
+    tiny_bundle: Callable[..., Path], tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgephi", "verify", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    bundle = Path(shutil.copytree(tiny_bundle("mini", precision="int4"), tmp_path / "bundle"))
+    plain = run(bundle, "--checkpoint", tiny_checkpoint("mini"))
+    assert (plain.returncode, plain.stdout) == (0, ""), plain.stderr
+    assert "match their hashes" in plain.stderr and "6 stages agree with the checkpoint" in plain.stderr
+    report = json.loads(run(bundle, "--checkpoint", tiny_checkpoint("mini"), "--json").stdout)
+    assert [layer["name"] for layer in report["layers"]] == STAGES and report["unlisted"] == []
+    assert report["bytes"] == sum(record.size for record in read_manifest(bundle).files.values())
+    (bundle / "text.onnx.data").write_bytes(b"x")
+    damaged = run(bundle)
+    assert damaged.returncode == 1 and damaged.stderr.count("\n") == 1
+    assert damaged.stderr.startswith(f"error: {bundle / 'text.onnx.data'} has 1 bytes, the manifest says ")
