@@ -1,4 +1,4 @@
-"""Adapters beside a checkpoint on the hub are fetched where they are part of the model, and not where they repeat it."""
+"""Adapters beside a checkpoint on the hub come along where they are part of the model, not where they repeat it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from edgephi.export.fetch import resolve
 
