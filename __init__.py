@@ -5,9 +5,10 @@
     with edgephi.load("bundle-folder") as phi:
         for piece in phi.stream("Explain RoPE in one line."):
             print(piece.text, end="", flush=True)
+        print(phi.transcribe("talk.wav").text)
 
-The names of `__all__` are the public surface. Each is loaded when it is first asked for, so `import edgephi` costs nothing and inference never
-loads what only export needs.
+The names of `__all__` are the public surface. Each is loaded when it is first asked for, so `import edgephi` costs
+nothing and inference never loads what only export needs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
         WeightMismatch,
     )
-    from .runtime.session import Piece, Reply, Session, Usage, load
+    from .runtime.session import Piece, Reply, Session, Transcript, TranscriptSegment, Usage, load
 
 __version__ = "0.1.0"
 
@@ -56,13 +57,15 @@ __all__ = [
     "RequestError",
     "Session",
     "SessionBusy",
+    "Transcript",
+    "TranscriptSegment",
     "UnsupportedModel",
     "Usage",
     "WeightMismatch",
     "load",
 ]
 
-_SESSION = frozenset({"Piece", "Reply", "Session", "Usage", "load"})
+_SESSION = frozenset({"Piece", "Reply", "Session", "Transcript", "TranscriptSegment", "Usage", "load"})
 
 
 def __getattr__(name: str) -> object:

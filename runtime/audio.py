@@ -85,7 +85,7 @@ def prepare_audio(source: AudioSource, *, max_seconds: float = MAXIMUM_SECONDS) 
     nothing is ever cut off.
     """
     chunks = list(stream_audio(source, max_seconds=max_seconds))
-    return _inputs(np.concatenate([chunk.features for chunk in chunks]), 0)
+    return audio_inputs(np.concatenate([chunk.features for chunk in chunks]), 0)
 
 
 def stream_audio(
@@ -108,12 +108,12 @@ def stream_audio(
                 raise MediaError(
                     f"{waveform.what} is longer than the {max_seconds:g} s allowed; cut it or process it in chunks")
             while len(waiting) >= chunk_frames:
-                yield _inputs(waiting[:chunk_frames], first)
+                yield audio_inputs(waiting[:chunk_frames], first)
                 first, waiting = first + chunk_frames, waiting[chunk_frames:]
         if not first and not len(waiting):
             raise MediaError(f"{waveform.what} is shorter than one frame of 25 ms; record at least that")
         if len(waiting):
-            yield _inputs(waiting, first)
+            yield audio_inputs(waiting, first)
 
 
 def batch_audio(recordings: Sequence[AudioInputs]) -> AudioBatch:
@@ -134,7 +134,8 @@ def count_tokens(frames: int) -> int:
     return -(-frames // FRAMES_PER_TOKEN)
 
 
-def _inputs(features: NDArray[np.float32], first: int) -> AudioInputs:
+def audio_inputs(features: NDArray[np.float32], first: int) -> AudioInputs:
+    """Features (frames, 80) as what is ready for the speech graph; `first` is their first frame's place."""
     digest = hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()
     return AudioInputs(features, count_tokens(len(features)), first * FRAME_SECONDS, digest)
 

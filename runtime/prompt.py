@@ -132,6 +132,8 @@ class PromptReader:
 def _inputs(medium: Media) -> ImageInputs | AudioInputs:
     """Decode one medium; an error says where in the messages it stands."""
     source = cast("Any", medium.source)
+    if medium.kind == "audio" and isinstance(source, AudioInputs):  # prepared ahead, as for a long recording
+        return source
     try:
         return prepare_image(source) if medium.kind == "image" else prepare_audio(source)
     except MediaError as error:

@@ -20,6 +20,7 @@ import numpy as np
 
 from . import providers
 from .answer import AnswerReader, Part
+from .audio_decode import AudioSource
 from .cache import Snapshot
 from .chat import ChatTemplate
 from .decode import Progress, Step, generate
@@ -34,9 +35,10 @@ from .rotary import RotaryTables
 from .sampling import Sampler, Sampling, is_whole
 from .tokens import Tokenizer
 from .tools import ToolCall
+from .transcribe import CHUNK_SECONDS, Transcript, TranscriptSegment, make_transcript, stream_segments
 from .usage import Meter, Piece, Reply, Usage
 
-__all__ = ["Piece", "Prompt", "Reply", "Session", "ToolCall", "Usage", "load"]
+__all__ = ["Piece", "Prompt", "Reply", "Session", "ToolCall", "Transcript", "TranscriptSegment", "Usage", "load"]
 
 HASHED_BYTES = 64 << 20  # larger files are weights: loading checks their size, `edgephi verify` their hash
 MAXIMUM_THREADS = 1024
@@ -196,6 +198,25 @@ class Session:
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
         """The answer to a conversation; arguments and errors are those of `stream`."""
         return self.generate(messages, **options)
+
+    def transcribe(
+        self, source: AudioSource, *, language: str | None = None, translate: str | None = None,
+        summarize: bool = False, chunk_seconds: float = CHUNK_SECONDS,
+    ) -> Transcript:  # fmt: skip
+        """What is said in a recording of any length: a path, bytes, file, data: URL, or samples and their rate.
+
+        `language`: what is spoken, None to leave that to the model. `translate`: the language to write it in. Both are
+        codes or English names. `summarize` adds a summary. `chunk_seconds`: the longest segment, 5 to 40 s; segments
+        end in pauses. Raises what `stream` raises, and MediaError.
+        """
+        return make_transcript(self, source, language, translate, summarize, chunk_seconds)
+
+    def stream_transcript(
+        self, source: AudioSource, *, language: str | None = None, translate: str | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
+    ) -> Generator[TranscriptSegment, None, None]:  # fmt: skip
+        """The segments of `transcribe`, each as soon as it is ready."""
+        return stream_segments(self, source, language, translate, chunk_seconds)
 
     def encode(
         self,
