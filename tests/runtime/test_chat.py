@@ -203,7 +203,7 @@ def test_media_are_listed_in_order_whatever_their_form() -> None:
     assert media([USER, {"role": "user", "content": parts}]) == [
         Media("image", "messages[1].content[0]", "a.png"),
         Media("image", "messages[1].content[2]", "data:,"),
-        Media("audio", "messages[1].content[3]", {"data": "AA==", "format": "wav"}),
+        Media("audio", "messages[1].content[3]", "data:audio/wav;base64,AA=="),
         Media("audio", "messages[1].content[4]", b"RIFF"),
     ]
     with pytest.raises(RequestError, match="holds none of"):
