@@ -6,7 +6,10 @@ Boundary: shapes alone. Thoughts go by both names that clients know: `reasoning_
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
 
 from .event_stream import DONE, event
 from .problems import Problem
@@ -57,7 +60,7 @@ class ChatWriter:
         """The error, which OpenAI's clients raise."""
         return [event(problem.payload)]
 
-    def whole(self) -> dict[str, object]:
+    def response(self, headers: Mapping[str, str]) -> Response:
         """A chat.completion."""
         sums = self._sums
         message: dict[str, object] = {"role": "assistant", "content": sums.text, "refusal": None}
@@ -72,7 +75,8 @@ class ChatWriter:
         logprobs = None if self._logprobs is None else {"content": self._entries, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": self._finish}
         frame = self._frame("chat.completion", [choice])
-        return frame | {"usage": chat_usage(sums), "edgephi": measurements(sums.usage)}
+        whole = frame | {"usage": chat_usage(sums), "edgephi": measurements(sums.usage)}
+        return JSONResponse(whole, headers=headers)
 
     @property
     def _finish(self) -> str | None:

@@ -5,8 +5,10 @@ Boundary: shapes alone. This API has no place for thoughts: they are part of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
 
 from .event_stream import DONE, event
 from .problems import Problem
@@ -59,14 +61,14 @@ class CompletionWriter:
         """The error, which OpenAI's clients raise."""
         return [event(problem.payload)]
 
-    def whole(self) -> dict[str, object]:
+    def response(self, headers: Mapping[str, str]) -> Response:
         """A text_completion."""
         choices = [
             self._choice(number, text, self._entries[number], self._offsets[number], self._sums[number].finish)
             for number, text in enumerate(self._texts)
         ]
         frame = self._frame(choices) | {"usage": chat_usage(*self._sums)}
-        return frame | {"edgephi": measurements(self._sums[-1].usage)}
+        return JSONResponse(frame | {"edgephi": measurements(self._sums[-1].usage)}, headers=headers)
 
     def _chunk(self, number: int, text: str, entries: list[dict[str, Any]], finish: str | None = None) -> bytes:
         offsets = self._offsets[number][len(self._offsets[number]) - len(entries) :]

@@ -6,11 +6,13 @@ Boundary: joins the other files of this folder; reading, waiting and writing are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from ..errors import RequestError
 from ..tokens import Segment
@@ -24,7 +26,7 @@ from .completion_request import RawPrompt, read_completion
 from .event_stream import EventStream
 from .fields import Fields
 from .guard import client_of, holds_key
-from .jobs import Task
+from .jobs import M, Task, ask, transcribe
 from .models import Model, Models
 from .prefixes import Conversation
 from .problems import problem_of
@@ -34,6 +36,9 @@ from .settings import Settings
 from .speech_answer import SpeechWriter
 from .speech_request import read_speech, require_audio
 from .writing import Head, Logprobs, Writer
+
+if TYPE_CHECKING:
+    from ..session import Piece
 
 IGNORED_HEADER = "x-edgephi-ignored"
 
@@ -53,11 +58,12 @@ class Endpoints:
         client = _client(request, fields)
         asked = read_chat(fields, model.bundle)
         conversation = Conversation.of_messages(asked.messages, asked.tools.functions, asked.options["variables"])
-        task = Task(client, asked.messages, asked.options, conversation)
+        task = Task(client, conversation, ask(asked.messages, asked.options))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
-        answers = Answers(model.worker, [task], one_call=asked.tools.one_call)
-        return await self._reply(request, answers, writer, asked.ignored, stream=asked.stream)
+        answers = Answers(model.worker, [task])
+        parts = _with_one_call(answers) if asked.tools.one_call else answers.parts()
+        return await self._reply(request, answers, parts, writer, asked.ignored, asked.stream)
 
     async def completions(self, request: Request) -> Response | EventStream:
         """POST /v1/completions."""
@@ -66,14 +72,15 @@ class Endpoints:
         client = _client(request, fields)
         asked = read_completion(fields, model.bundle)
         prompts = await asyncio.to_thread(_raw_ids, model, asked.prompts)
-        tasks = [Task(client, ids, asked.options, Conversation.of_prompt(ids)) for ids in prompts]
+        tasks = [Task(client, Conversation.of_prompt(ids), ask(ids, asked.options)) for ids in prompts]
         echoes = [""] * len(tasks)
         if asked.echo:
             echoes = await asyncio.to_thread(_texts, model, asked.prompts)
         logprobs = [await _logprobs(model) for _ in tasks] if asked.logprobs else None
         head = Head.new("cmpl-", model.bundle)
         writer = CompletionWriter(head, echoes, logprobs, include_usage=asked.include_usage)
-        return await self._reply(request, Answers(model.worker, tasks), writer, asked.ignored, stream=asked.stream)
+        answers = Answers(model.worker, tasks)
+        return await self._reply(request, answers, answers.parts(), writer, asked.ignored, asked.stream)
 
     async def responses(self, request: Request) -> Response | EventStream:
         """POST /v1/responses."""
@@ -82,11 +89,12 @@ class Endpoints:
         client = _client(request, fields)
         asked = read_responses(fields, model.bundle)
         conversation = Conversation.of_messages(asked.messages, asked.tools.functions, asked.options["variables"])
-        task = Task(client, asked.messages, asked.options, conversation)
+        task = Task(client, conversation, ask(asked.messages, asked.options))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
-        answers = Answers(model.worker, [task], one_call=asked.tools.one_call)
-        return await self._reply(request, answers, writer, asked.ignored, stream=asked.stream)
+        answers = Answers(model.worker, [task])
+        parts = _with_one_call(answers) if asked.tools.one_call else answers.parts()
+        return await self._reply(request, answers, parts, writer, asked.ignored, asked.stream)
 
     async def transcriptions(self, request: Request) -> Response | EventStream:
         """POST /v1/audio/transcriptions."""
@@ -128,49 +136,44 @@ class Endpoints:
         model = self.models.find(form.texts.get("model"))
         require_audio(model.bundle)
         asked = read_speech(form.texts, form.file, translate=translate)
-        conversation = Conversation.of_messages(asked.messages, (), {})
-        task = Task(client_of(request.scope, ""), asked.messages, asked.options, conversation)
-        answers, writer = Answers(model.worker, [task]), SpeechWriter()
-        return await self._reply(request, answers, writer, asked.ignored, stream=asked.stream, form=asked.form)
+        start = transcribe(asked.recording, asked.language, asked.translate)
+        answers = Answers(model.worker, [Task(client_of(request.scope, ""), Conversation((), ()), start)])
+        return await self._reply(request, answers, answers.parts(), SpeechWriter(asked), asked.ignored, asked.stream)
 
     async def _reply(
         self,
         request: Request,
-        answers: Answers,
-        writer: Writer,
+        answers: Answers[M],
+        parts: AsyncIterator[tuple[int, M]],
+        writer: Writer[M],
         ignored: Sequence[str],
-        *,
         stream: bool,
-        form: str = "json",
     ) -> Response | EventStream:
         """The answer, whole or as a stream that begins when the session took the prompt or a ping is due."""
         limits, headers = self.settings.limits, _headers(ignored)
         try:
             if not stream:
-                await until_gone(request.receive, _collect(answers, writer))
-                whole = writer.whole()
-                if form == "text":
-                    return PlainTextResponse(str(whole["text"]) + "\n", headers=headers)
-                return JSONResponse(whole, headers=headers)
+                await until_gone(request.receive, _collect(parts, writer))
+                return writer.response(headers)
             await until_gone(request.receive, answers.begun(limits.ping_seconds))
         except BaseException:
             answers.end()
             raise
-        events = _events(answers, writer)
+        events = _events(parts, writer)
         return EventStream(events, headers, answers.end, ping=limits.ping_seconds, stall=limits.stall_seconds)
 
 
-async def _collect(answers: Answers, writer: Writer) -> None:
-    async for number, piece in answers.pieces():
-        writer.push(number, piece)
+async def _collect(parts: AsyncIterator[tuple[int, M]], writer: Writer[M]) -> None:
+    async for number, made in parts:
+        writer.push(number, made)
 
 
-async def _events(answers: Answers, writer: Writer) -> AsyncGenerator[bytes, None]:
+async def _events(parts: AsyncIterator[tuple[int, M]], writer: Writer[M]) -> AsyncGenerator[bytes, None]:
     try:
         for event in writer.begin():
             yield event
-        async for number, piece in answers.pieces():
-            for event in writer.push(number, piece):
+        async for number, made in parts:
+            for event in writer.push(number, made):
                 yield event
         for event in writer.end():
             yield event
@@ -178,6 +181,19 @@ async def _events(answers: Answers, writer: Writer) -> AsyncGenerator[bytes, Non
     except Exception as error:  # noqa: BLE001
         for event in writer.failed(problem_of(error)):
             yield event
+
+
+async def _with_one_call(answers: Answers[Piece]) -> AsyncIterator[tuple[int, Piece]]:
+    """An answer up to its first tool call, and its end."""
+    called = False
+    async for number, piece in answers.parts():
+        if not called:
+            yield number, piece
+        elif piece.finish_reason is not None:
+            yield number, dataclasses.replace(piece, text="", kind="answer", call=None, finish_reason="stop")
+        if piece.call is not None:
+            called = True
+            answers.enough()
 
 
 async def _logprobs(model: Model) -> Logprobs:

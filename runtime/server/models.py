@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from ..tokens import Tokenizer
 from .bundles import Bundle
+from .jobs import Engine
 from .metrics import Metrics
 from .prefixes import Shelf
 from .problems import Problem, Refused
 from .seats import Seats
 from .settings import Settings
-from .worker import Engine, Worker
+from .worker import Worker
 
 OpenEngine = Callable[[Bundle], Engine]
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
 
 from .event_stream import event
 from .problems import Problem
@@ -37,7 +40,7 @@ class ResponsesWriter:
 
     def begin(self) -> list[bytes]:
         """The response, with nothing in it."""
-        return [self._event(kind, response=self.whole()) for kind in ("response.created", "response.in_progress")]
+        return [self._event(kind, response=self._whole()) for kind in ("response.created", "response.in_progress")]
 
     def push(self, number: int, piece: Piece) -> list[bytes]:
         """The item that a piece belongs to, opened if it is another one than before, and the piece in it."""
@@ -58,7 +61,7 @@ class ResponsesWriter:
 
     def end(self) -> list[bytes]:
         """The response as a whole."""
-        return [self._event(f"response.{self._status}", response=self.whole())]
+        return [self._event(f"response.{self._status}", response=self._whole())]
 
     def failed(self, problem: Problem) -> list[bytes]:
         """The response with the error in it."""
@@ -66,7 +69,11 @@ class ResponsesWriter:
         self._error = {"code": problem.code or "server_error", "message": problem.message}
         return self.end()
 
-    def whole(self) -> dict[str, object]:
+    def response(self, headers: Mapping[str, str]) -> Response:
+        """The response object."""
+        return JSONResponse(self._whole(), headers=headers)
+
+    def _whole(self) -> Data:
         """The response object; what was asked for is repeated in it."""
         echoed, sums = self._request.echoed, self._sums
         over = {"reason": "max_output_tokens"} if self._status == "incomplete" else None

@@ -1,45 +1,38 @@
 """POST /v1/audio/transcriptions and /translations: a form with a recording → a checked request.
 
-Boundary: names and forms of OpenAI's audio API. A speech model of the Phi-4 family is asked in words, with the prompts
-that its publisher gives; it tells no times, so the formats that need them are refused.
+Boundary: names and forms of OpenAI's audio API; what languages there are and how they are asked for is transcribe.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import RequestError
-from ..messages import Message
+from ..transcribe import instruct
 from .bundles import Bundle
 from .fields import Fields
 from .problems import Problem, Refused
 
-if TYPE_CHECKING:
-    from ..session import Options
-
-# The languages whose speech Phi-4-multimodal was trained on.
-LANGUAGES = {
-    "en": "English",
-    "zh": "Chinese",
-    "de": "German",
-    "fr": "French",
-    "it": "Italian",
-    "ja": "Japanese",
-    "es": "Spanish",
-    "pt": "Portuguese",
+FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
+# Parameters that would change the transcript and are not offered → values that mean what happens anyway.
+_REFUSED: dict[str, tuple[object, ...]] = {
+    "prompt": ("",),
+    "temperature": ("", "0", "0.0"),
+    "timestamp_granularities[]": ("segment", ""),
+    "chunking_strategy": ("auto", ""),
+    "include[]": ("",),
+    "known_speaker_names[]": ("",),
 }
-FORMATS = ("json", "text")
-TRANSCRIBE, TRANSLATE = "Transcribe the audio clip into text.", "Translate the audio to English."
 
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """`form` is "json" or "text"; `ignored` are fields that change nothing."""
+    """`language` is what is spoken, `translate` what to write, None for the same; `form` is one of FORMATS."""
 
-    messages: tuple[Message, ...]
-    options: Options
+    recording: bytes
+    language: str | None
+    translate: str | None
     form: str
     stream: bool
     ignored: tuple[str, ...]
@@ -58,33 +51,13 @@ def read_speech(form: Mapping[str, str], recording: bytes | None, *, translate: 
     fields = Fields(form)
     if not recording:
         raise RequestError("file is missing or empty; upload a WAV, FLAC, Ogg or MP3 file under this name")
-    for name in ("prompt", "timestamp_granularities[]", "chunking_strategy", "include[]"):
-        if form.get(name, "") not in ("", "auto"):
-            raise RequestError(f"{name} is given, which this server does not offer: leave it out")
-    wanted = fields.text("response_format") or "json"
-    if wanted not in FORMATS:
-        raise RequestError(
-            f"response_format is {wanted!r:.40}; this model tells no times, so only {' and '.join(FORMATS)} are offered"
-        )
-    language = fields.text("language") or ""
-    if language and language not in LANGUAGES:
-        raise RequestError(f"language is {language!r:.40}; the languages of this model are {', '.join(LANGUAGES)}")
-    instruction = TRANSLATE if translate else TRANSCRIBE
-    if language and not translate:
-        instruction = f"Transcribe the {LANGUAGES[language]} audio clip into text."
-    content = [{"type": "audio", "audio": recording}, {"type": "text", "text": instruction}]
-    options: Options = {"temperature": _temperature(fields.text("temperature"))}
-    stream = (fields.text("stream") or "").lower() == "true"
+    for name, accepted in _REFUSED.items():
+        fields.refuse(name, accepted)
     fields.raw("model")
-    read = ("prompt", "timestamp_granularities[]", "chunking_strategy", "include[]")
-    ignored = tuple(name for name in fields.unread() if name not in read)
-    return SpeechRequest(({"role": "user", "content": content},), options, wanted, stream, ignored)
-
-
-def _temperature(text: str | None) -> float:
-    if not text:
-        return 0.0
-    try:
-        return float(text)
-    except ValueError as error:
-        raise RequestError(f"temperature is {text!r:.40}; allowed is a number from 0") from error
+    wanted = fields.choice("response_format", FORMATS, "json")
+    stream = fields.choice("stream", ("true", "false", "True", "False", ""), "false").lower() == "true"
+    if stream and wanted not in ("json", "text"):
+        raise RequestError(f"response_format is {wanted!r}, which cannot be streamed: use 'json'")
+    language, into = fields.text("language") or None, "en" if translate else None
+    instruct(language, into)  # raises for a language that the model does not know
+    return SpeechRequest(recording, language, into, wanted, stream, fields.unread())

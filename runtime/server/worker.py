@@ -8,34 +8,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, Unpack
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 from ..errors import EdgePhiError
 from .fair_queue import FairQueue
-from .jobs import Begun, Failed, Job
-from .prefixes import Rewindable, Shelf
+from .jobs import Begun, Ended, Engine, Failed, Job
+from .prefixes import Shelf
 from .problems import Problem, Refused
 from .seats import Seats
 from .settings import Limits
 
 if TYPE_CHECKING:
-    from ..session import Options, Piece, Prompt, Usage
+    from ..session import Usage
 
 LOG = logging.getLogger("edgephi.server")
-
-
-class Engine(Rewindable, Protocol):
-    """The part of a session that a worker uses."""
-
-    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Piece]:
-        """Answer a prompt piece by piece."""
-
-    def cancel(self) -> None:
-        """End the answer in progress within one step."""
-
-    def close(self) -> None:
-        """Free all memory."""
 
 
 class Worker:
@@ -58,9 +46,9 @@ class Worker:
         self._shelf = shelf
         self._observe = observe
         self._changed = threading.Condition()
-        self._queue: FairQueue[Job] = FairQueue(limits.places)
+        self._queue: FairQueue[Job[Any]] = FairQueue(limits.places)
         self._engine: Engine | None = None
-        self._current: Job | None = None
+        self._current: Job[Any] | None = None
         self._warm = self._stopping = False
         self._used = time.monotonic()
         self._mean_seconds = 1.0
@@ -89,7 +77,7 @@ class Worker:
         self._warm = preload
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job[Any]) -> None:
         """Queue a job. Raises Refused: 429 where there is no place, 503 where the server is ending."""
         with self._changed:
             if self._stopping:
@@ -102,7 +90,7 @@ class Worker:
                 ))
             self._changed.notify_all()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job[Any]) -> None:
         """End a job, wherever it is; one that has ended is left alone."""
         with self._changed:
             job.cancelled.set()
@@ -139,7 +127,7 @@ class Worker:
                 self._used = time.monotonic()
         self._unload()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> Job[Any] | None:
         """The next job, None at the end. Meanwhile the model goes when it is idle or its seat is wanted."""
         while True:
             with self._changed:
@@ -158,7 +146,7 @@ class Worker:
             return None
         return max(0.0, self._used + self._limits.idle_seconds - time.monotonic())
 
-    def _answer(self, job: Job) -> None:
+    def _answer(self, job: Job[Any]) -> None:
         started = time.monotonic()
         try:
             engine = self._loaded(job.cancelled)
@@ -173,25 +161,25 @@ class Worker:
             self._unload()
         self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)
 
-    def _stream(self, engine: Engine, job: Job) -> None:
-        task = job.task
-        self._shelf.prepare(engine, task.conversation)
+    def _stream(self, engine: Engine, job: Job[Any]) -> None:
+        self._shelf.prepare(engine, job.task.conversation)
 
         def end_if_cancelled(*progress: object) -> None:
             # `cancel` is lost where it comes before the session has begun to work.
             if job.cancelled.is_set():
                 engine.cancel()
 
-        options = task.options.copy()
-        options["progress"] = end_if_cancelled
-        pieces = engine.stream(task.prompt, **options)
-        job.deliver(Begun())
-        for piece in pieces:
-            job.deliver(piece)
-            end_if_cancelled()
-            if piece.usage is not None and piece.finish_reason is not None:
-                self._shelf.computed(piece.usage.prompt_tokens + piece.usage.completion_tokens)
-                self._observe(piece.usage, "cancelled" if job.cancelled.is_set() else piece.finish_reason)
+        with closing(job.task.start(engine, end_if_cancelled)) as made:
+            job.deliver(Begun())
+            for part in made:
+                job.deliver(part)
+                end_if_cancelled()
+                if part.usage is not None and part.finish_reason is not None:
+                    self._shelf.computed(part.usage.prompt_tokens + part.usage.completion_tokens)
+                    self._observe(part.usage, "cancelled" if job.cancelled.is_set() else part.finish_reason)
+                    if job.cancelled.is_set():
+                        break
+        job.deliver(Ended())
 
     def _loaded(self, cancelled: threading.Event) -> Engine | None:
         """The session, loaded if need be; None where the job was cancelled meanwhile. Raises what `load` raises."""

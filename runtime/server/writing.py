@@ -10,7 +10,9 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from starlette.responses import Response
 
 from ..tokens import Tokenizer
 from .bundles import Bundle
@@ -20,23 +22,26 @@ if TYPE_CHECKING:
     from ..session import Piece, ToolCall, Usage
 
 
-class Writer(Protocol):
-    """Turns the pieces of one request into one API's shapes. Events are complete server-sent events."""
+P = TypeVar("P", contravariant=True)
+
+
+class Writer(Protocol[P]):
+    """Turns what a session makes of one request into one API's shapes. Events are complete server-sent events."""
 
     def begin(self) -> list[bytes]:
-        """Events before the first piece."""
+        """Events before the first part."""
 
-    def push(self, number: int, piece: Piece) -> list[bytes]:
-        """Events for a piece of answer `number`."""
+    def push(self, number: int, made: P, /) -> list[bytes]:
+        """Events for a part of answer `number`."""
 
     def end(self) -> list[bytes]:
-        """Events behind the last piece."""
+        """Events behind the last part."""
 
     def failed(self, problem: Problem) -> list[bytes]:
         """Events for an error in the midst."""
 
-    def whole(self) -> dict[str, object]:
-        """The answer as one object, once all pieces were pushed."""
+    def response(self, headers: Mapping[str, str]) -> Response:
+        """The answer as a whole, once all parts were pushed."""
 
 
 @dataclass(frozen=True)

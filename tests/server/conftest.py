@@ -17,10 +17,10 @@ import pytest
 
 from edgephi.runtime.server.app import build
 from edgephi.runtime.server.bundles import Bundle
+from edgephi.runtime.server.jobs import Engine
 from edgephi.runtime.server.models import Models, load_engine
 from edgephi.runtime.server.serving import Server, listen, make_server
 from edgephi.runtime.server.settings import Access, Limits, Loading, Settings
-from edgephi.runtime.server.worker import Engine
 from edgephi.runtime.session import Piece, ToolCall, Usage
 
 PATIENCE = 30.0  # seconds; a limit for a server that hangs, not a measurement
@@ -35,10 +35,11 @@ class Live:
     url: str
     models: Models
     server: Server
+    clients: ExitStack
 
     def client(self, **options: Any) -> openai.OpenAI:
         given = {"api_key": "none", "base_url": f"{self.url}/v1", "max_retries": 0, "timeout": PATIENCE} | options
-        return openai.OpenAI(**given)
+        return self.clients.enter_context(openai.OpenAI(**given))
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=PATIENCE, **options)
@@ -55,8 +56,10 @@ def serving(settings: Settings, open_engine: Callable[[Bundle], Engine]) -> Iter
     port = sock.getsockname()[1]
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[sock])), name="test-server")
     thread.start()
+    clients = ExitStack()
     try:
-        yield Live(f"http://127.0.0.1:{port}", app.state.models, server)
+        with clients:
+            yield Live(f"http://127.0.0.1:{port}", app.state.models, server, clients)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
