@@ -93,7 +93,6 @@ class Reference:
         self._torch = torch
         self.words = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self.model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-        self.model.eval()
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 (tokens, vocabulary)."""

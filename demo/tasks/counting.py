@@ -1,0 +1,36 @@
+"""How often a word is in a list, and how many words a list has."""
+
+from __future__ import annotations
+
+from .example import Example, asked
+from .source import Source
+
+NAME = "count"
+RANGE = "lists of 1 to 9 words; the number of all words or of one of them"
+
+_ONE = (
+    "How many times is {word} in this list: {items}",
+    "How often does {word} appear: {items}",
+    "Count {word} in this list: {items}",
+    "Count how often {word} appears: {items}",
+)
+_ALL = (
+    "How many words are in this list: {items}",
+    "Count the words: {items}",
+    "How many words are there: {items}",
+    "How long is this list: {items}",
+)
+
+
+def make(source: Source) -> Example:
+    """`Count fox in this list: fox, key, fox` → `2`."""
+    length = source.between(1, 9)
+    if source.chance(0.4):
+        items = [source.word() for _ in range(length)]
+        given = ", ".join(items)
+        return asked(NAME, source.pick(_ALL).format(items=given), str(length), f"all {given}")
+    word, *others = source.distinct(source.word, source.between(2, 5))
+    times = source.between(0, length)
+    items = source.several([word] * times + [source.pick(others) for _ in range(length - times)], length)
+    given = ", ".join(items)
+    return asked(NAME, source.pick(_ONE).format(word=word, items=given), str(times), f"{word}: {given}")

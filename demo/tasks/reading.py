@@ -1,0 +1,84 @@
+"""Questions about facts that stand in the prompt, with common and coined names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import words
+from .example import Example, asked
+from .source import Source
+
+NAME = "facts"
+RANGE = "2 to 5 sentences about different people: homes, jobs, favourite foods and pets"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sentence about a person, a question for the value, a question for the person, and where values come from."""
+
+    fact: str
+    ask_value: str
+    ask_name: str
+    value: Callable[[Source], str]
+
+
+KINDS = (
+    Kind("{name} lives in {value}.", "Where does {name} live?", "Who lives in {value}?", Source.place),
+    Kind(
+        "{name} works as {a} {value}.",
+        "What does {name} work as?",
+        "Who works as {a} {value}?",
+        lambda source: source.pick(words.JOBS),
+    ),
+    Kind(
+        "{name} likes {value}.", "What does {name} like?", "Who likes {value}?", lambda source: source.pick(words.FOODS)
+    ),
+    Kind(
+        "{name} has {a} {value}.",
+        "What pet does {name} have?",
+        "Who has {a} {value}?",
+        lambda source: source.pick(words.ANIMALS),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is said about one person."""
+
+    kind: Kind
+    name: str
+    value: str
+
+    def say(self, pattern: str) -> str:
+        """One of the kind's patterns with this name and value."""
+        return pattern.format(name=self.name, value=self.value, a="an" if self.value[0] in "aeio" else "a")
+
+    def question(self, source: Source) -> str:
+        """A question that `sentence` answers."""
+        return self.say(source.pick((self.kind.ask_value, self.kind.ask_name)))
+
+    @property
+    def sentence(self) -> str:
+        """The fact as a sentence."""
+        return self.say(self.kind.fact)
+
+
+def facts(source: Source, count: int) -> list[Fact]:
+    """Facts about different people. No two values are alike: a question for a person must have one answer."""
+    found: list[Fact] = []
+    for name in source.distinct(source.name, count):
+        kind = source.pick(KINDS)
+        value = kind.value(source)
+        while value in {fact.value for fact in found}:
+            value = kind.value(source)
+        found.append(Fact(kind, name, value))
+    return found
+
+
+def make(source: Source) -> Example:
+    """`Mia lives in Oslo. Tom lives in Fobu. Where does Tom live?` → `Tom lives in Fobu.`"""
+    told = facts(source, source.between(2, 5))
+    wanted = source.pick(told)
+    return asked(NAME, f"{' '.join(fact.sentence for fact in told)} {wanted.question(source)}", wanted.sentence)

@@ -1,0 +1,189 @@
+"""Tool calls: which of the tools of the system turn to call, with which arguments; and an answer from what a tool
+returned.
+
+The JSON texts are what the published chat format carries between <|tool|> … <|/tool|> and <|tool_call|> …
+<|/tool_call|>.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from . import words
+from .example import Example, Message, user
+from .source import Source
+
+NAME = "tools"
+RANGE = "1 to 3 tools of 8 kinds under several names, flat or OpenAI-style definitions; one call"
+
+Arguments = Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a tool: possible names, its JSON type and description, and where its values come from."""
+
+    names: tuple[str, ...]
+    type: str
+    description: str
+    value: Callable[[Source], str | int]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of tool: possible names and descriptions, parameters, and requests with {0}, {1} for the arguments."""
+
+    names: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    requests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool as it is offered: a kind under one of its names."""
+
+    kind: Kind
+    name: str
+    description: str
+    parameters: tuple[str, ...]
+
+    def flat(self) -> dict[str, object]:
+        """The definition as Phi-4-mini's model card writes it."""
+        return {"name": self.name, "description": self.description, "parameters": self._properties()}
+
+    def openai(self) -> dict[str, object]:
+        """The definition as OpenAI's API takes it."""
+        parameters = {"type": "object", "properties": self._properties(), "required": list(self.parameters)}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": parameters},
+        }
+
+    def _properties(self) -> dict[str, object]:
+        return {
+            name: {"type": parameter.type, "description": parameter.description}
+            for name, parameter in zip(self.parameters, self.kind.parameters, strict=True)
+        }
+
+
+def _phrase(source: Source) -> str:
+    return " ".join(source.word() for _ in range(source.between(1, 4)))
+
+
+_CITY = Parameter(("city", "location", "place"), "string", "Name of the city", Source.place)
+
+KINDS = (
+    Kind(
+        ("get_weather", "weather", "fetch_weather", "weather_lookup"),
+        ("Current weather of a city", "Looks up the weather"),
+        (_CITY,),
+        (
+            "What is the weather in {0}?",
+            "How is the weather in {0}?",
+            "Is it raining in {0}?",
+            "Tell me the weather in {0}.",
+        ),
+    ),
+    Kind(
+        ("get_time", "local_time", "clock", "time_lookup"),
+        ("Local time of a city", "Tells the time"),
+        (_CITY,),
+        ("What time is it in {0}?", "Tell me the time in {0}.", "How late is it in {0}?"),
+    ),
+    Kind(
+        ("set_timer", "start_timer", "timer"),
+        ("Starts a timer", "Sets a timer in minutes"),
+        (Parameter(("minutes", "duration"), "integer", "Number of minutes", lambda source: source.between(1, 99)),),
+        ("Set a timer for {0} minutes.", "Wake me in {0} minutes.", "Start a timer of {0} minutes."),
+    ),
+    Kind(
+        ("send_message", "send_text", "message"),
+        ("Sends a message to a person", "Sends a text"),
+        (
+            Parameter(("to", "recipient", "name"), "string", "Who gets it", Source.name),
+            Parameter(("text", "body"), "string", "What to say", _phrase),
+        ),
+        ("Send {0} this message: {1}", "Write to {0}: {1}", "Send a message to {0}: {1}"),
+    ),
+    Kind(
+        ("play_music", "play_song", "play"),
+        ("Plays a song", "Plays music"),
+        (Parameter(("title", "song", "track"), "string", "Title of the song", _phrase),),
+        ("Play the song {0}", "Play {0}", "I want to hear {0}"),
+    ),
+    Kind(
+        ("switch_light", "set_light", "light"),
+        ("Switches a light on or off", "Controls the lights"),
+        (
+            Parameter(
+                ("room", "where"),
+                "string",
+                "Name of the room",
+                lambda source: source.pick(("kitchen", "bedroom", "bathroom", "hall", "garage", "office")),
+            ),
+            Parameter(("state", "power"), "string", "on or off", lambda source: source.pick(("on", "off"))),
+        ),
+        ("Turn {1} the light in the {0}.", "Switch {1} the {0} light.", "Light {1} in the {0}, please."),
+    ),
+    Kind(
+        ("find_route", "route", "get_directions"),
+        ("Finds a way between two cities", "Plans a trip"),
+        (
+            Parameter(("start", "origin"), "string", "Where to start", Source.place),
+            Parameter(("end", "destination", "goal"), "string", "Where to go", Source.place),
+        ),
+        ("How do I get from {0} to {1}?", "Find a route from {0} to {1}.", "I am in {0} and want to go to {1}."),
+    ),
+    Kind(
+        ("buy", "order_item", "add_to_cart"),
+        ("Orders something from the shop", "Puts things into the cart"),
+        (
+            Parameter(("count", "amount", "quantity"), "integer", "How many", lambda source: source.between(2, 60)),
+            Parameter(("item", "product"), "string", "What to buy", lambda source: source.pick(words.FOODS)),
+        ),
+        ("Buy {0} {1}.", "Order {0} {1} for me.", "I need {0} {1}."),
+    ),
+)
+
+
+def offer(source: Source, kinds: list[Kind]) -> list[Tool]:
+    """The kinds under random names."""
+    return [
+        Tool(
+            kind,
+            source.pick(kind.names),
+            source.pick(kind.descriptions),
+            tuple(source.pick(parameter.names) for parameter in kind.parameters),
+        )
+        for kind in kinds
+    ]
+
+
+def system_turn(source: Source, tools: list[Tool]) -> Message:
+    """The system turn that offers the tools, in one of the two styles of definition."""
+    form = Tool.openai if source.chance(0.25) else Tool.flat
+    content = source.pick(("You are a helpful assistant with some tools.", *words.SYSTEM_TURNS))
+    return {"role": "system", "content": content, "tools": json.dumps([form(tool) for tool in tools])}
+
+
+def call_text(name: str, arguments: Arguments) -> str:
+    """A call as the model writes it."""
+    return f"<|tool_call|>{json.dumps([{'name': name, 'arguments': arguments}])}<|/tool_call|>"
+
+
+def request(source: Source) -> tuple[Message, Tool, Arguments, str]:
+    """System turn with tools, the tool that the request needs, its arguments and the text of the request."""
+    tools = offer(source, source.several(KINDS, source.weighted((1, 2, 3), (5, 4, 1))))
+    tool = source.pick(tools)
+    values = [parameter.value(source) for parameter in tool.kind.parameters]
+    arguments = dict(zip(tool.parameters, values, strict=True))
+    return system_turn(source, tools), tool, arguments, source.pick(tool.kind.requests).format(*values)
+
+
+def make(source: Source) -> Example:
+    """`Play fox` → `<|tool_call|>[{"name": "play_song", "arguments": {"title": "fox"}}]<|/tool_call|>`."""
+    system, tool, arguments, text = request(source)
+    return Example(NAME, (system, user(text)), call_text(tool.name, arguments), f"{text} {tool.name}")

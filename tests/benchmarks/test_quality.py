@@ -1,0 +1,89 @@
+"""The statistics of `quality` against other computations of the same, and the whole measurement on a few questions."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgephi.benchmarks import quality
+from edgephi.demo.tasks import TASKS
+
+
+def test_divergence_is_that_of_torch() -> None:
+    import torch
+
+    generator = np.random.default_rng(0)
+    expected, found = (generator.normal(0, 3, (20, 50)).astype(np.float32) for _ in range(2))
+    one, other = (torch.log_softmax(torch.tensor(logits, dtype=torch.float64), -1) for logits in (expected, found))
+    reference = torch.nn.functional.kl_div(other, one, log_target=True, reduction="none").sum(-1).numpy()
+    # both in float64; only the order of summation differs
+    np.testing.assert_allclose(quality.kl_divergence(expected, found), reference, rtol=1e-12)
+
+
+def test_divergence_ignores_a_shift_and_is_never_negative() -> None:
+    generator = np.random.default_rng(1)
+    expected, found = (generator.normal(0, 3, (20, 50)) for _ in range(2))
+    assert np.abs(quality.kl_divergence(expected, expected + 7)).max() < 1e-14
+    assert (quality.kl_divergence(expected, found) > 0).all()
+
+
+def test_error_of_single_values_is_the_usual_one() -> None:
+    values = np.random.default_rng(2).normal(1, 2, 400)
+    error = quality.clustered_error([values[i : i + 1] for i in range(len(values))])
+    # equal up to rounding: with one value in each cluster, the formula is that of the standard error of a mean
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)), rel=1e-9)
+
+
+def test_error_counts_clusters_not_values() -> None:
+    """Repeating every value within its cluster adds no information."""
+    values = np.random.default_rng(3).normal(1, 2, 100)
+    single = quality.clustered_error([np.full(1, value) for value in values])
+    repeated = quality.clustered_error([np.full(30, value) for value in values])
+    assert repeated == pytest.approx(single, rel=1e-9)
+    assert quality.clustered_error([values]) == math.inf
+
+
+def test_error_is_the_spread_of_means_over_repeated_experiments() -> None:
+    generator = np.random.default_rng(4)
+
+    def experiment() -> list[np.ndarray]:
+        sizes = generator.integers(1, 30, 60)
+        return [np.exp(generator.normal(0, 0.5)) + generator.normal(0, 0.3, size) for size in sizes]
+
+    drawn = [experiment() for _ in range(2000)]
+    spread = np.std([np.concatenate(clusters).mean() for clusters in drawn])
+    # the mean of 2000 estimates of a spread that is itself known to 1/√(2·2000) = 1.6 %; linearization costs a little
+    assert np.mean([quality.clustered_error(clusters) for clusters in drawn]) == pytest.approx(spread, rel=0.06)
+
+
+@pytest.fixture(scope="module")
+def measured() -> quality.Measured:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers warns about spellings of configurations
+        return quality.measure(["fp32", "int4:balanced"], 2, 2, 1, lambda name, number, total: None)
+
+
+def test_a_float32_bundle_computes_what_the_reference_does(measured: quality.Measured) -> None:
+    reference, exact, rounded = measured.qualities
+    assert exact.accuracy == reference.accuracy
+    assert exact.divergence is not None and rounded.divergence is not None
+    # float32 in two orders of summation: logits agree to about 1e-5, and KL is quadratic in the difference
+    assert exact.divergence.maximum < 1e-6
+    assert exact.divergence.agreement == 1.0
+    assert rounded.divergence.mean > 100 * exact.divergence.mean
+    assert rounded.nbytes < 0.7 * reference.nbytes < reference.nbytes < exact.nbytes
+
+
+def test_results_are_written_as_measured(measured: quality.Measured, tmp_path: Path) -> None:
+    quality.write(measured, tmp_path)
+    stored = json.loads((tmp_path / quality.RESULTS_NAME).read_bytes())
+    assert [row["name"] for row in stored["qualities"]] == [quality.REFERENCE, "fp32", "int4 balanced"]
+    assert all(row["accuracy"].keys() == TASKS.keys() for row in stored["qualities"])
+    table = (tmp_path / quality.TABLE_NAME).read_text(encoding="utf-8")
+    assert f"**{measured.qualities[2].overall:.2%}**" in table
+    assert all(f"| {task}: " in table for task in TASKS)
