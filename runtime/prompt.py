@@ -83,6 +83,11 @@ class PromptReader:
         self._media = {kind: number for kind, number in given if number is not None}
         self._marks = {kind: tokenizer.decode([number], skip_special=False) for kind, number in self._media.items()}
 
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Ids that have no vector of their own but rows of media: a prompt may hold them, an answer never."""
+        return tuple(self._media.values())
+
     def read(self, prompt: Prompt, tools: Tools | None, variables: Mapping[str, object]) -> ReadPrompt:
         """Check and encode `prompt`; media are decoded, not yet encoded. Raises RequestError."""
         if isinstance(prompt, str) and self._template is None:

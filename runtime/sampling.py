@@ -66,9 +66,12 @@ class Choice:
 class Sampler:
     """Chooses the tokens of one answer. Two samplers with the same seed choose alike from the same logits."""
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int] = (), *, logprobs: bool = False) -> None:
-        """`prompt` counts as repeated by the repetition penalty, as in transformers."""
+    def __init__(
+        self, sampling: Sampling, prompt: Iterable[int] = (), *, logprobs: bool = False, never: Iterable[int] = ()
+    ) -> None:
+        """`prompt` counts as repeated by the repetition penalty, as in transformers. `never`: ids not to choose."""
         self._sampling = sampling
+        self._never = list(never)
         self._logprobs = logprobs
         self._seen = set(prompt) if sampling.repetition_penalty != 1 else None
         self._random = np.random.default_rng(sampling.seed)
@@ -76,7 +79,7 @@ class Sampler:
     def choose(self, logits: np.ndarray) -> Choice:
         """Choose from finite float logits (vocab,) and remember the choice for the repetition penalty."""
         if self._sampling.temperature == 0:
-            token_id = int(self._penalised(logits).argmax())
+            token_id = int(self._scores(logits).argmax())
         else:
             ids, weights = self.distribution(logits)
             cumulative = weights.cumsum()
@@ -88,7 +91,7 @@ class Sampler:
 
     def distribution(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids that survive all filters and their weights, float64, not normalised. Temperature is above 0."""
-        sampling, scores = self._sampling, self._penalised(logits)
+        sampling, scores = self._sampling, self._scores(logits)
         ids = np.arange(len(scores))
         if 0 < sampling.top_k < len(scores):
             # all that equal the k-th best stay, as in transformers
@@ -105,14 +108,19 @@ class Sampler:
             ids, weights = ids[kept], weights[kept]
         return ids, weights
 
-    def _penalised(self, logits: np.ndarray) -> np.ndarray:
-        if not self._seen:
+    def _scores(self, logits: np.ndarray) -> np.ndarray:
+        if not self._seen and not self._never:
             return logits
         scores = logits.copy()
-        seen = np.fromiter(self._seen, np.int64, len(self._seen))
+        if self._seen:
+            self._penalise(scores, self._seen)
+        scores[self._never] = -np.inf
+        return scores
+
+    def _penalise(self, scores: np.ndarray, repeated: set[int]) -> None:
+        seen = np.fromiter(repeated, np.int64, len(repeated))
         values, penalty = scores[seen], self._sampling.repetition_penalty
         scores[seen] = np.where(values < 0, values * penalty, values / penalty)
-        return scores
 
 
 def log_probability(logits: np.ndarray, token_id: int) -> float:

@@ -169,7 +169,7 @@ class Session:
             thinking=self._inside_thought(ids),
             tools=bool(tools),
         )
-        sampler = Sampler(sampling, ids, logprobs=logprobs)
+        sampler = Sampler(sampling, ids, logprobs=logprobs, never=self._prompts.placeholders)
         meter = Meter(len(ids), time.perf_counter() - started)
 
         def steps(interrupt: Interrupt) -> Iterator[Step]:

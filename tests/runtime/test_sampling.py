@@ -164,3 +164,18 @@ def test_values_out_of_range_name_the_range(name: str, value: object, allowed: s
 
 def test_numbers_of_numpy_are_numbers() -> None:
     assert Sampling(np.float32(0.5), np.int64(4), np.float64(0.5)).top_k == 4  # type: ignore[arg-type]  # numpy scalars
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(), Sampling(temperature=2.0, seed=1), Sampling(temperature=5.0, top_k=3, top_p=0.9, min_p=0.01, seed=2),
+    Sampling(temperature=0.7, repetition_penalty=1.3, seed=3),
+], ids=str)
+def test_forbidden_tokens_are_never_chosen_and_the_others_as_without_them(sampling: Sampling) -> None:
+    logits = _logits(11, size=50)
+    never = np.argsort(-logits)[[0, 1, 7]]
+    allowed = np.delete(np.arange(50), never)
+    seen = [int(allowed[4])]
+    sampler, without = Sampler(sampling, seen, never=never.tolist()), Sampler(sampling, [4])
+    chosen = [sampler.choose(logits).token_id for _ in range(200)]
+    assert chosen == [int(allowed[without.choose(logits[allowed]).token_id]) for _ in range(200)]
+    assert not set(chosen) & set(never.tolist())
