@@ -21,8 +21,9 @@ ACROSS = {
     "quantize": (),
     "quantize.calibrate": ("runtime.graphs",),
     "runtime": (),
-    "demo": ("export.pipeline", "export.verify", "runtime"),
-    "benchmarks": ("runtime",),
+    "demo": ("export.pipeline", "export.verify", "export.dependencies", "runtime"),
+    "benchmarks": ("runtime", "demo"),
+    "benchmarks.quality": ("runtime", "demo", "export.pipeline"),
 }
 # Inside a stage: importing file → prefixes of the same stage that it may import.
 INSIDE = {
