@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One complete call: `index` counts the calls of an answer from 0, `arguments` is the object that the model wrote."""
+    """One complete call: `index` counts the calls of an answer from 0, `arguments` is what the model wrote."""
 
     index: int
     name: str
