@@ -10,21 +10,22 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import MissingDependency, RequestError
-
-if TYPE_CHECKING:
-    from ..server.settings import Settings
+from ..server.settings import PORT, Access, Limits, Loading, Settings
 
 KEY_VARIABLE = "EDGEPHI_API_KEY"
 MIB = 1 << 20
-PORT = 8484
+EXAMPLE = f"""\b
+Example:
+  edgephi serve phi-4-mini
+  OPENAI_BASE_URL=http://127.0.0.1:{PORT}/v1 OPENAI_API_KEY=none my-application
+"""
 
 
-@click.command()
+@click.command(epilog=EXAMPLE)
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another address than loopback needs a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 for any free one.")
@@ -42,18 +43,37 @@ PORT = 8484
 @click.option(
     "--keep-alive",
     type=click.FloatRange(-1),
-    default=600.0,
+    default=Limits.idle_seconds,
     show_default=True,
     metavar="SECONDS",
     help="How long an unused model stays in memory; -1 for ever.",
 )
-@click.option("--max-loaded", type=click.IntRange(1), default=2, show_default=True, help="Models in memory at once.")
-@click.option("--max-queue", type=click.IntRange(1), default=32, show_default=True, help="Requests waiting per model.")
-@click.option("--max-body", type=click.IntRange(1, 4096), default=64, show_default=True, metavar="MIB")
+@click.option(
+    "--max-loaded",
+    type=click.IntRange(1),
+    default=Limits.loaded,
+    show_default=True,
+    help="Models in memory at once.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=Limits.places,
+    show_default=True,
+    help="Requests that may wait for one model.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(1, 4096),
+    default=Limits.body_bytes // MIB,
+    show_default=True,
+    metavar="MIB",
+    help="Largest request.",
+)
 @click.option(
     "--cache-ram",
     type=click.IntRange(0),
-    default=1024,
+    default=Limits.cache_bytes // MIB,
     show_default=True,
     metavar="MIB",
     help="Memory for conversations that others interrupted.",
@@ -79,17 +99,11 @@ def serve(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Serve bundles to OpenAI's clients, on this machine alone unless told otherwise.
+    """Serve bundles to OpenAI's clients, on this machine alone unless told otherwise.
 
     BUNDLE is a folder, offered by its own name, or NAME=FOLDER.
-
-    \b
-      edgephi serve phi-4-mini
-      OPENAI_BASE_URL=http://127.0.0.1:8484/v1 OPENAI_API_KEY=none my-application
     """
     _require_extra()
-    from ..server.settings import Access, Limits, Loading, Settings
-
     settings = Settings(
         bundles=_named(bundles),
         access=Access(host, _keys(api_key_file), names, origins),

@@ -14,6 +14,7 @@ from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
 from .parameters import read_effort, read_options, read_variables, refuse_unoffered
+from .prefixes import Conversation
 from .tool_fields import Tools, read_tools
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class ChatRequest:
     """`options` are the keyword arguments of `Session.stream`; `ignored` are members that change nothing."""
 
     messages: tuple[Message, ...]
+    conversation: Conversation
     tools: Tools
     options: Options
     stream: bool
@@ -51,4 +53,7 @@ def read_chat(fields: Fields, bundle: Bundle) -> ChatRequest:
         if not stream:
             raise RequestError("stream_options is given without stream: set stream to true or leave it out")
         include_usage = wanted.flag("include_usage")
-    return ChatRequest(messages, tools, options, stream, include_usage, logprobs, fields.unread())
+    conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
+    return ChatRequest(
+        messages, conversation, tools, options, stream, include_usage, logprobs, fields.unread()
+    )

@@ -1,5 +1,6 @@
 """What each route does: read the request, ask the worker, write the answer in the API's shape.
 
+Requests are read in a thread: large ones would hold up the streams of others.
 Boundary: joins the other files of this folder; reading, waiting and writing are theirs.
 """
 
@@ -56,9 +57,8 @@ class Endpoints:
         fields = await read_json(request, self.settings.limits)
         model = self.models.find(fields.text("model"))
         client = _client(request, fields)
-        asked = read_chat(fields, model.bundle)
-        conversation = Conversation.of_messages(asked.messages, asked.tools.functions, asked.options["variables"])
-        task = Task(client, conversation, ask(asked.messages, asked.options))
+        asked = await asyncio.to_thread(read_chat, fields, model.bundle)
+        task = Task(client, asked.conversation, ask(asked.messages, asked.options))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
         answers = Answers(model.worker, [task])
@@ -87,9 +87,8 @@ class Endpoints:
         fields = await read_json(request, self.settings.limits)
         model = self.models.find(fields.text("model"))
         client = _client(request, fields)
-        asked = read_responses(fields, model.bundle)
-        conversation = Conversation.of_messages(asked.messages, asked.tools.functions, asked.options["variables"])
-        task = Task(client, conversation, ask(asked.messages, asked.options))
+        asked = await asyncio.to_thread(read_responses, fields, model.bundle)
+        task = Task(client, asked.conversation, ask(asked.messages, asked.options))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
         answers = Answers(model.worker, [task])

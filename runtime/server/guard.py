@@ -27,8 +27,8 @@ class AddressGuard:
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        own = LOOPBACK_NAMES if access.is_loopback else (*LOOPBACK_NAMES, access.host)
-        self._names = frozenset(name.lower().strip("[]") for name in (*own, *access.names))
+        names = (*LOOPBACK_NAMES, access.host, *access.names)
+        self._names = frozenset(name.lower().strip("[]") for name in names)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in access.origins)
         # A numeric address cannot have been rebound; with every address listened on, any of them is ours.
         self._any_number = access.host in ("0.0.0.0", "::")

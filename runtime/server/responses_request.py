@@ -17,6 +17,7 @@ from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
 from .parameters import read_effort, read_options, read_variables, refuse_unoffered
+from .prefixes import Conversation
 from .tool_fields import Tools, read_tools
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ResponsesRequest:
     """`echoed` are members that the answer repeats, as OpenAI's does."""
 
     messages: tuple[Message, ...]
+    conversation: Conversation
     tools: Tools
     options: Options
     stream: bool
@@ -71,7 +73,9 @@ def read_responses(fields: Fields, bundle: Bundle) -> ResponsesRequest:
     if thinking is not None:
         read_effort(thinking.text("effort"), "reasoning.effort", bundle)
     echoed = {name: fields.raw(name) for name in _ECHOED}
-    return ResponsesRequest(messages, tools, options, fields.flag("stream"), logprobs, echoed, fields.unread())
+    conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
+    stream = fields.flag("stream")
+    return ResponsesRequest(messages, conversation, tools, options, stream, logprobs, echoed, fields.unread())
 
 
 def _messages(fields: Fields, bundle: Bundle) -> tuple[Message, ...]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RequestError
 from .models import Models
@@ -20,6 +22,7 @@ from .settings import Limits
 _HEADER_BYTES = 32 << 10
 _KEEP_ALIVE_SECONDS = 15
 _CONNECTIONS = 512
+_TICKS_BETWEEN_LOOKS = 5  # uvicorn's ticks are a tenth of a second
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -57,7 +60,7 @@ def make_server(app: Starlette, limits: Limits) -> Server:
         timeout_graceful_shutdown=int(limits.grace_seconds) + 2,
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
-    return Server(config, app.state.models, limits.grace_seconds)
+    return Server(config, app.state.models, limits)
 
 
 def run(server: Server, sock: socket.socket, ready: Callable[[], None]) -> None:
@@ -73,10 +76,26 @@ def run(server: Server, sock: socket.socket, ready: Callable[[], None]) -> None:
 class Server(uvicorn.Server):
     """uvicorn's server, which waits for open responses when it ends: so they must be told to end."""
 
-    def __init__(self, config: uvicorn.Config, models: Models, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, models: Models, limits: Limits) -> None:
         super().__init__(config)
         self._models = models
-        self._grace = grace
+        self._grace = limits.grace_seconds
+        self._patience = limits.header_seconds
+        self._silent_since: dict[H11Protocol, float] = {}
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close connections whose first request does not come: uvicorn itself would wait for it for ever."""
+        if counter % _TICKS_BETWEEN_LOOKS == 0:
+            now = time.monotonic()
+            silent = [
+                connection for connection in self.server_state.connections
+                if isinstance(connection, H11Protocol) and connection.cycle is None
+            ]
+            self._silent_since = {connection: self._silent_since.get(connection, now) for connection in silent}
+            for connection, since in self._silent_since.items():
+                if now - since > self._patience:
+                    connection.transport.close()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse what waits, give answers in progress `grace` seconds, then end them with an error."""

@@ -66,6 +66,7 @@ class Limits:
     """
 
     body_bytes: int = 64 << 20
+    header_seconds: float = 20.0
     body_seconds: float = 60.0
     places: int = 32
     loaded: int = 2

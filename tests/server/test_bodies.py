@@ -75,6 +75,14 @@ def test_a_body_that_does_not_come_is_not_waited_for(live: Live) -> None:
     assert b" 408 " in answer.splitlines()[0]
 
 
+def test_headers_that_do_not_come_are_not_waited_for(live: Live) -> None:
+    host, port = live.url.removeprefix("http://").split(":")
+    for sent in (b"", b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx: "):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(sent)
+            assert connection.recv(1) == b"", "the server closed it"
+
+
 def test_oversized_content_is_refused_through_the_client_too(live: Live) -> None:
     response = live.post(CHAT, {"messages": [{"role": "user", "content": "x" * (1 << 20)}]})
     assert response.status_code == 413
@@ -140,9 +148,8 @@ def test_a_picture_reaches_the_model(seeing: Live, multimodal: Path) -> None:
 def test_a_picture_is_an_input_of_responses(seeing: Live) -> None:
     url = f"data:image/png;base64,{base64.b64encode(_png()).decode()}"
     content = [{"type": "input_text", "text": "What is it?"}, {"type": "input_image", "image_url": url}]
-    reply = seeing.client().responses.create(
-        model="eyes", input=[{"role": "user", "content": content}], max_output_tokens=4  # type: ignore[list-item]
-    )
+    turns: Any = [{"role": "user", "content": content}]
+    reply = seeing.client().responses.create(model="eyes", input=turns, max_output_tokens=4)
     assert reply.usage is not None and reply.usage.input_tokens > 100
 
 

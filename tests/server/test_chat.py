@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -263,6 +266,23 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="tiny") as caught:
         client.chat.completions.create(**GREEDY | {"model": "gpt-9"})
     assert caught.value.code == "model_not_found"
+
+
+def test_no_work_is_left_of_clients_that_leave_at_any_moment(live: Live) -> None:
+    worker, moments = live.models.find("tiny").worker, random.Random(3)
+    for _ in range(40):
+        body = {**GREEDY, "max_tokens": 4000, "stream": moments.random() < 0.7, "temperature": 1.0}
+        prompt = [{"role": "user", "content": "word " * moments.choice([1, 400, 800])}]
+        with suppress(httpx.TimeoutException):
+            with httpx.stream(
+                "POST", f"{live.url}/v1/chat/completions", json=body | {"messages": prompt},
+                timeout=moments.choice([0.002, 0.01, 0.05]),
+            ) as response:
+                for _ in zip(range(moments.randrange(4)), response.iter_raw(), strict=False):
+                    pass
+    wait_until(lambda: not worker.busy and worker.waiting == 0)
+    expected = live.post("/v1/chat/completions", GREEDY).json()["choices"]
+    assert live.post("/v1/chat/completions", GREEDY).json()["choices"] == expected
 
 
 def test_closing_a_stream_ends_the_work(live: Live, client: openai.OpenAI) -> None:
