@@ -22,6 +22,11 @@ from . import __version__
 from .runtime.errors import EdgePhiError
 
 COMPLETION = "_EDGEPHI_COMPLETE"  # bash: eval "$(_EDGEPHI_COMPLETE=bash_source edgephi)"
+EXAMPLES = """\b
+Examples:
+  edgephi export microsoft/Phi-4-mini-instruct -o phi-4-mini
+  edgephi run phi-4-mini "Explain RoPE in one line."
+"""
 FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
@@ -35,6 +40,7 @@ class Verb:
 
 VERBS = {
     "run": Verb("runtime.cli.run:run", "Ask a bundle one question, or talk with it."),
+    "transcribe": Verb("runtime.cli.transcribe:transcribe", "Write down, translate or summarize recordings."),
     "serve": Verb("runtime.cli.serve:serve", "Answer OpenAI's clients over HTTP."),
     "show": Verb("runtime.cli.show:show", "What a bundle is: model, sizes, precision, context, licence."),
     "export": Verb("export.cli:export", "Turn a Phi-4 checkpoint into a bundle."),
@@ -79,16 +85,11 @@ class Verbs(click.Group):
             formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="edgephi %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error. Goes before the command.")
 def edgephi(debug: bool) -> None:
-    r"""Phi-4 on your own machine: export a checkpoint once, then use it offline.
-
-    \b
-      edgephi export microsoft/Phi-4-mini-instruct -o phi-4-mini
-      edgephi run phi-4-mini "Explain RoPE in one line."
-    """
+    """Phi-4 on your own machine: export a checkpoint once, then use it offline."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from ..session import Piece, Prompt, Session, Usage
     from ..tools import ToolCall
+
+T = TypeVar("T")
 
 PATIENCE = 0.5  # seconds of silence after which a terminal is told what is going on
 # Characters by which a text could steer the terminal it is shown on, shown as the pictures that Unicode has for them.
@@ -70,13 +72,13 @@ def answer(session: Session, prompt: Prompt, settings: Settings, *, show: Shown 
 
 
 @contextmanager
-def interruptible(session: Session, stream: Iterator[Piece]) -> Iterator[tuple[Iterator[Piece], threading.Event]]:
-    """The pieces of `stream`, made in another thread, so that Ctrl-C is heard while the model computes.
+def interruptible(session: Session, stream: Iterator[T]) -> Iterator[tuple[Iterator[T], threading.Event]]:
+    """The parts of `stream`, made in another thread, so that Ctrl-C is heard while the model computes.
 
-    The first Ctrl-C sets the event and cancels the answer, whose last piece still comes; the second one raises
+    The first Ctrl-C sets the event and cancels the answer, whose last part still comes; the second one raises
     KeyboardInterrupt.
     """
-    made: queue.SimpleQueue[Piece | BaseException | None] = queue.SimpleQueue()
+    made: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
     interrupted = threading.Event()
 
     def make() -> None:
@@ -106,14 +108,14 @@ def interruptible(session: Session, stream: Iterator[Piece]) -> Iterator[tuple[I
 
 
 def _taken(
-    made: queue.SimpleQueue[Piece | BaseException | None], session: Session, interrupted: threading.Event
-) -> Iterator[Piece]:
+    made: queue.SimpleQueue[T | BaseException | None], session: Session, interrupted: threading.Event
+) -> Iterator[T]:
     while True:
+        if interrupted.is_set():  # again: it may have come between two calls of the session, or before the first
+            session.cancel()
         try:
             item = made.get(timeout=0.2)
         except queue.Empty:
-            if interrupted.is_set():  # asked before the session had begun
-                session.cancel()
             continue
         if item is None:
             return
@@ -139,7 +141,7 @@ class Shown:
         elif piece.kind == "thinking":
             if self._aside:
                 self._in_thought = True
-                click.secho(_harmless(piece.text), nl=False, err=True, dim=True)
+                click.secho(harmless(piece.text), nl=False, err=True, dim=True)
         elif piece.text:
             self._end_thought()
             self._write(f"{piece.text}\n")
@@ -156,7 +158,7 @@ class Shown:
     def _write(self, text: str) -> None:
         if text:
             # `color` keeps click from taking apart what the model wrote; a terminal gets none of its escapes anyway.
-            click.echo(_harmless(text) if self._terminal else text, nl=False, color=True)
+            click.echo(harmless(text) if self._terminal else text, nl=False, color=True)
             self._at_line_start = text.endswith("\n")
 
 
@@ -241,5 +243,6 @@ def _rate(name: str, rate: float | None) -> Sequence[str]:
     return [] if rate is None else [f"{name} {rate:.1f} tokens/s"]
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """The text without what could steer a terminal."""
     return text.translate(_HARMLESS)

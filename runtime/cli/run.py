@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from ..session import Prompt, Session
 
 STDIN_BYTES = 64 << 20
+EXAMPLES = """\b
+Examples:
+  edgephi run phi-4-mini "Why is the sky blue?"
+  edgephi run phi-4-mini "Summarize this." < report.txt
+  edgephi run phi-4-multimodal -i sign.jpg -a question.wav "Answer the question about the picture."
+  edgephi run phi-4-mini
+"""
 
 
 def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +51,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command()
+@click.command(epilog=EXAMPLES)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("words", nargs=-1, metavar="[PROMPT]")
 @click.option("-s", "--system", metavar="TEXT", help="Instructions for the whole conversation.")
@@ -77,14 +84,9 @@ def run(
     no_history: bool,
     **sampling: Any,
 ) -> None:
-    r"""Ask BUNDLE for an answer to PROMPT; without one, start a conversation.
+    """Ask BUNDLE for an answer to PROMPT; without one, start a conversation.
 
     What is piped in is the prompt, or goes below the prompt that is given. PROMPT "-" reads it from stdin.
-
-    \b
-      edgephi run phi-4-mini "Why is the sky blue?"
-      edgephi run phi-4-mini "Summarize this." < report.txt
-      edgephi run phi-4-mini
     """
     settings = Settings(**sampling)
     text = _prompt_text(words)
@@ -96,7 +98,7 @@ def run(
         )
     if raw and (system is not None or images or recordings):
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
-    with _loaded(bundle, device, threads, context) as session:
+    with loaded(bundle, device, threads, context) as session:
         if text is None:
             from .repl import Repl
 
@@ -116,7 +118,8 @@ def run(
             raise KeyboardInterrupt
 
 
-def _loaded(bundle: Path, device: str, threads: int | None, context: int | None) -> Session:
+def loaded(bundle: Path, device: str, threads: int | None, context: int | None) -> Session:
+    """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
         from ..session import load
 
