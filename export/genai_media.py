@@ -18,9 +18,9 @@ DECODER = "text-vision"
 VISION_PROCESSOR, SPEECH_PROCESSOR = "vision_processor.json", "speech_processor.json"
 
 
-def takes_embeddings(manifest: Manifest) -> bool:
-    """Whether the decoder of the bundle reads embeddings, which another graph makes."""
-    return "embedding" in manifest.graphs
+def is_known(manifest: Manifest) -> bool:
+    """Whether genai has a model type for the encoders of the bundle; of others it gets the decoder alone."""
+    return DECODER in manifest.graphs
 
 
 def sections(manifest: Manifest) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ GENAI_TYPE = "llama"
 # Decoders in the form of other runtimes: part of a family → name of its file. Where there are several rotary tables
 # each exists once more, with the longest one as its default.
 MODEL = "model"
-FOREIGN = {"text": MODEL, "text-vision": "text-vision", "text-speech": "text-speech"}
+_FOREIGN = {"text": MODEL, MODEL: MODEL, "text-vision": "text-vision", "text-speech": "text-speech"}
 LONG = "-long"
 
 _LICENCE_LINE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.\-+]{1,64})['\"]?\s*$", re.MULTILINE)
@@ -85,6 +85,14 @@ def turn_ends(folder: Path) -> tuple[int, ...]:
     return tuple(number for number, content in _added_tokens(_parse(folder / TOKENIZER_NAME)) if content in TURN_ENDS)
 
 
+def foreign(part: str, parts: Collection[str]) -> str | None:
+    """Name of the file of a part in the form of other runtimes, None where they have no use for it.
+
+    A family whose decoder only edgephi can feed has a part `model` for them, which then stands in for its decoder.
+    """
+    return None if part == "text" and MODEL in parts else _FOREIGN.get(part)
+
+
 def prune(model: ir.Model) -> None:
     """Say that the logits are those of one position: onnxruntime-genai gives a decoder as many rows as it states."""
     logits = next(value for value in model.graph.outputs if value.name == LOGITS)
@@ -125,7 +133,7 @@ def genai_config(manifest: Manifest) -> bytes:
     """
     text, sampling = manifest.text, manifest.sampling
     context = text.rotary[0].limit
-    media = genai_media.takes_embeddings(manifest)
+    media = genai_media.is_known(manifest)
     tokens_input = INPUTS_EMBEDS if media else INPUT_IDS
     decoder: dict[str, Any] = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -189,13 +197,13 @@ def long_overlay(manifest: Manifest, max_length: int) -> bytes | None:
 def other_runtimes(manifest: Manifest) -> dict[str, bytes]:
     """File name → contents of what other runtimes read beside the graphs and the tokenizer."""
     genai = {"genai_config.json": genai_config(manifest)}
-    if genai_media.takes_embeddings(manifest):
+    if genai_media.is_known(manifest):
         return genai | genai_media.processors()
     return genai | {"config.json": optimum_config(manifest)}
 
 
 def _foreign_decoder(manifest: Manifest) -> str:
-    return genai_media.DECODER if genai_media.takes_embeddings(manifest) else MODEL
+    return genai_media.DECODER if genai_media.is_known(manifest) else MODEL
 
 
 def licence(folder: Path) -> str:

@@ -284,7 +284,7 @@ def _write_graphs(staging: Staging, blueprint: Blueprint) -> dict[str, Graph]:
 
     for part, model in blueprint.graphs.items():
         parts = blueprint.parts[part]
-        foreign = interop.FOREIGN.get(part)
+        foreign = interop.foreign(part, blueprint.graphs)
         if foreign != part:
             write(part, model, parts)
         if foreign is not None:
@@ -310,7 +310,8 @@ def _manifest(
         family=family.NAME, capabilities=family.CAPABILITIES, precision=_precisions(family, options, graphs),
         preset=options.preset, device=options.device, graphs=dict(graphs),
         text=family.text_model(blueprint.config, rotary), tokens=replace(generation.tokens, image=image, audio=audio),
-        sampling=generation.sampling,
+        sampling=generation.sampling, pictures=family.pictures(blueprint.config),
+        thinking=family.thinking(blueprint.config),
         licence=interop.licence(checkpoint.folder),
         source=Source(
             Path(source).resolve().name if Path(source).exists() else source,

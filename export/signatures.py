@@ -1,7 +1,8 @@
 """Inputs and outputs of each kind of graph, so that other runtimes can load what this one writes.
 
-Boundary: names, dtypes and shapes only. They are onnxruntime-genai's for its model type `phi4mm`; what edgephi needs
-beyond them is an input with a default, which other runtimes leave alone.
+Boundary: names, dtypes and shapes only. They are onnxruntime-genai's for its model type `phi4mm`, and transformers' for
+pictures that come as patches; what edgephi needs beyond them is an input with a default, which other runtimes leave
+alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ AUDIO_FEATURES = "audio_features"
 PIXEL_VALUES = "pixel_values"
 IMAGE_ATTENTION_MASK = "image_attention_mask"
 IMAGE_SIZES = "image_sizes"
+SPATIAL_SHAPES = "spatial_shapes"
 AUDIO_EMBEDS = "audio_embeds"
 AUDIO_ATTENTION_MASK = "audio_attention_mask"
 AUDIO_SIZES = "audio_sizes"
@@ -44,6 +46,14 @@ class VisionInputs:
 
 
 @dataclass(frozen=True)
+class NaflexInputs:
+    """`pixels` float (1, patches, values of a patch): one picture, row by row; `grid` int64 (1, 2): rows, columns."""
+
+    pixels: ir.Value
+    grid: ir.Value
+
+
+@dataclass(frozen=True)
 class SpeechInputs:
     """`frames` float (audios, frames, mel bins), `mask` bool (audios, frames), `sizes` int64 (audios,) in tokens.
 
@@ -58,11 +68,14 @@ class SpeechInputs:
 
 @dataclass(frozen=True)
 class EmbeddingInputs:
-    """`ids` int64 (batch, seq); features float (tokens, hidden), one row for each placeholder among the ids."""
+    """`ids` int64 (batch, seq); features float (tokens, hidden), one row for each placeholder among the ids.
+
+    `audio_features` is None for a model that takes no recordings.
+    """
 
     ids: ir.Value
     image_features: ir.Value
-    audio_features: ir.Value
+    audio_features: ir.Value | None
 
 
 def vision_inputs(graph: GraphBuilder, side: int, patches: int) -> VisionInputs:
@@ -71,6 +84,14 @@ def vision_inputs(graph: GraphBuilder, side: int, patches: int) -> VisionInputs:
         graph.input(PIXEL_VALUES, ir.DataType.FLOAT, ("num_images", "num_crops", 3, side, side)),
         graph.input(IMAGE_ATTENTION_MASK, ir.DataType.FLOAT, ("num_images", "num_crops", patches, patches)),
         graph.input(IMAGE_SIZES, ir.DataType.INT64, ("num_images", 2)),
+    )
+
+
+def naflex_inputs(graph: GraphBuilder, patch_values: int) -> NaflexInputs:
+    """Declare the inputs of the graph `vision` for one picture of any number of patches of `patch_values` numbers."""
+    return NaflexInputs(
+        graph.input(PIXEL_VALUES, ir.DataType.FLOAT, (1, "num_patches", patch_values)),
+        graph.input(SPATIAL_SHAPES, ir.DataType.INT64, (1, 2)),
     )
 
 
@@ -94,10 +115,10 @@ def speech_output(graph: GraphBuilder, features: ir.Value, hidden: int) -> None:
     graph.output(features, AUDIO_FEATURES, ir.DataType.FLOAT, ("num_audio_tokens", hidden))
 
 
-def embedding_inputs(graph: GraphBuilder, hidden: int) -> EmbeddingInputs:
-    """Declare the inputs of the graph `embedding`."""
+def embedding_inputs(graph: GraphBuilder, hidden: int, *, audio: bool) -> EmbeddingInputs:
+    """Declare the inputs of the graph `embedding`; with `audio`, those of recordings too."""
     return EmbeddingInputs(
         graph.input(INPUT_IDS, ir.DataType.INT64, ("batch", "seq")),
         graph.input(IMAGE_FEATURES, ir.DataType.FLOAT, ("num_image_tokens", hidden)),
-        graph.input(AUDIO_FEATURES, ir.DataType.FLOAT, ("num_audio_tokens", hidden)),
+        graph.input(AUDIO_FEATURES, ir.DataType.FLOAT, ("num_audio_tokens", hidden)) if audio else None,
     )

@@ -101,6 +101,8 @@ def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | Non
     try:
         if names.ATTENTION_MASK in graph.inputs:
             feeds, output = _feeds(graph, _ids(manifest), manifest, embedded), names.LOGITS
+        elif names.SPATIAL_SHAPES in graph.inputs:
+            feeds, output = _strip(graph), names.IMAGE_FEATURES
         elif names.PIXEL_VALUES in graph.inputs:
             feeds, output = _corner(graph), names.IMAGE_FEATURES
         elif names.AUDIO_EMBEDS in graph.inputs:
@@ -134,7 +136,7 @@ def _embed(
     graph = Graph(bundle / manifest.graphs[EMBEDDING].file, provider, threads)
     try:
         none = np.zeros((0, manifest.text.hidden_size), np.float32)
-        feeds = {names.INPUT_IDS: ids[None], names.IMAGE_FEATURES: none, names.AUDIO_FEATURES: none}
+        feeds = {name: none for name in graph.inputs} | {names.INPUT_IDS: ids[None]}
         embedded: np.ndarray = graph.run(feeds, [names.INPUTS_EMBEDS])[names.INPUTS_EMBEDS][0]
         return embedded
     finally:
@@ -151,7 +153,7 @@ def _feeds(
         for name, tensor in graph.inputs.items() if name.startswith("past_key_values.")
     }
     tokens = {names.INPUT_IDS: ids[None]}
-    if embedded is not None:
+    if embedded is not None and names.INPUTS_EMBEDS in graph.inputs:
         tokens = {names.INPUTS_EMBEDS: embedded[None].astype(graph.inputs[names.INPUTS_EMBEDS].dtype)}
     return {**tokens, names.ATTENTION_MASK: np.ones((1, len(ids)), np.int64), **past}
 
@@ -165,6 +167,13 @@ def _corner(graph: Graph) -> dict[str, np.ndarray]:
     return {
         names.PIXEL_VALUES: pixels, names.IMAGE_ATTENTION_MASK: mask, names.IMAGE_SIZES: np.array([[side, side]]),
     }
+
+
+def _strip(graph: Graph) -> dict[str, np.ndarray]:
+    """One image of two rows and three columns of patches."""
+    values = int(graph.inputs[names.PIXEL_VALUES].shape[-1])
+    pixels = np.random.default_rng(0).uniform(-1, 1, (1, 6, values)).astype(np.float32)
+    return {names.PIXEL_VALUES: pixels, names.SPATIAL_SHAPES: np.array([[2, 3]])}
 
 
 def _moment(graph: Graph) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from math import prod
 from ..runtime.errors import WeightMismatch
 
 SHOWN = 6
+WEIGHT_AND_BIAS = ("weight", "bias")
 LAYER = "{layer}"  # in the names of a rule: stands for each of its `layers` indices
 
 Shape = tuple[int, ...]
@@ -32,6 +33,16 @@ class Rename:
     scale: float = 1.0
     reshape: bool = False
     pad: bool = False
+
+
+def layer_renames(
+    source: str, target: str, layers: int = 0, *, reshape: bool = False, pad: bool = False
+) -> list[Rename]:
+    """Rules for the weight and the bias of one layer; `reshape` is for the weight."""
+    return [
+        Rename(f"{source}.{kind}", f"{target}.{kind}", layers, reshape=reshape and kind == "weight", pad=pad)
+        for kind in WEIGHT_AND_BIAS
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Pictures and recordings → rows that stand in the prompt: encoder graphs opened at first use, results kept by content.
 
-Boundary: decoding and preprocessing are image.py's and audio.py's; what the rows mean to the text graph is inputs.py's.
+Boundary: decoding and preprocessing are those of image.py, image_naflex.py and audio.py; what the rows mean to the text
+graph is inputs.py's.
 """
 
 from __future__ import annotations
@@ -8,18 +9,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from .audio import CHUNK_FRAMES, FRAMES_PER_TOKEN, AudioInputs, count_tokens
 from .graphs import Graph, Interrupt
 from .image import ImageInputs
+from .image_naflex import NaflexInputs
 from .providers.provider import Provider
 
 # Values of the speech graph's audio_projection_mode: what the whole prompt holds.
 MODE_SPEECH, MODE_VISION_SPEECH = 2, 3
 CACHE_BYTES = 256 << 20  # a picture of 36 crops takes about 110 MB at a width of 3072
 GROUP_FRAMES = 4 * CHUNK_FRAMES  # encoded at once: long recordings cost no more memory than 160 s of speech
+
+Picture: TypeAlias = ImageInputs | NaflexInputs
 
 
 class FeatureCache:
@@ -90,18 +95,24 @@ class ImageEncoder:
         self.graph.release()
         self._cache.clear()
 
-    def encode(self, image: ImageInputs, interrupt: Interrupt) -> np.ndarray:
+    def encode(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
         """The rows of `image`; computed once for as long as they are kept. Raises BundleError, Interrupted."""
         rows = self._cache.get(image.sha256)
         if rows is None:
-            feeds: dict[str, np.ndarray] = {
-                "pixel_values": image.pixel_values[None],
-                "image_attention_mask": image.attention_mask[None],
-                "image_sizes": np.array([image.image_size], np.int64),
-            }
-            rows = self.graph.run(feeds, "image_features", interrupt)
+            rows = self.graph.run(_feeds(image), "image_features", interrupt)
             self._cache.put(image.sha256, rows)
         return rows
+
+
+def _feeds(image: Picture) -> dict[str, np.ndarray]:
+    """One picture as the vision graph takes it."""
+    if isinstance(image, NaflexInputs):
+        return {"pixel_values": image.patches[None], "spatial_shapes": np.array([image.spatial_shape], np.int64)}
+    return {
+        "pixel_values": image.pixel_values[None],
+        "image_attention_mask": image.attention_mask[None],
+        "image_sizes": np.array([image.image_size], np.int64),
+    }
 
 
 class SpeechEncoder:

@@ -59,29 +59,33 @@ class NaflexBatch:
     spatial_shapes: NDArray[np.int64]
 
 
-def prepare_naflex_image(source: ImageSource, *, max_patches: int = MAXIMUM_PATCHES) -> NaflexInputs:
+def prepare_naflex_image(
+    source: ImageSource, *, min_patches: int = MINIMUM_PATCHES, max_patches: int = MAXIMUM_PATCHES
+) -> NaflexInputs:
     """Decode a picture and cut it into patches; fewer `max_patches` mean fewer tokens and less detail.
 
-    Raises MediaError for what cannot be decoded and for `max_patches` outside 256…3600.
+    Raises MediaError for what cannot be decoded and for limits that exclude each other.
     """
     image = decode_image(source)
-    rows, columns = plan_patches(image.width, image.height, max_patches=max_patches)
+    rows, columns = plan_patches(image.width, image.height, min_patches=min_patches, max_patches=max_patches)
     pixels = np.asarray(bilinear(image, columns * PATCH_PIXELS, rows * PATCH_PIXELS))
     tiles = pixels.reshape(rows, PATCH_PIXELS, columns, PATCH_PIXELS, 3).transpose(0, 2, 1, 3, 4)
     patches: NDArray[np.float32] = _NORMALISED[tiles.reshape(rows * columns, PATCH_VALUES)]
     return NaflexInputs(patches, (rows, columns), rows * columns, content_hash(image, max_patches))
 
 
-def plan_patches(width: int, height: int, *, max_patches: int = MAXIMUM_PATCHES) -> tuple[int, int]:
+def plan_patches(
+    width: int, height: int, *, min_patches: int = MINIMUM_PATCHES, max_patches: int = MAXIMUM_PATCHES
+) -> tuple[int, int]:
     """Rows and columns of patches for a picture: the largest grid of its aspect ratio within its budget.
 
-    The budget is the number of whole patches in the picture, at least 256 and at most `max_patches`. The scale is found
-    by bisection to 1e-5, as in the reference, so that sizes agree to the patch.
+    The budget is the number of whole patches in the picture within the two limits. The scale is found by bisection to
+    1e-5, as in the reference, so that sizes agree to the patch.
     """
-    if not MINIMUM_PATCHES <= max_patches <= MAXIMUM_PATCHES:
-        raise MediaError(f"{max_patches} patches are asked for; {MINIMUM_PATCHES} to {MAXIMUM_PATCHES} are possible")
+    if not 1 <= min_patches <= max_patches:
+        raise MediaError(f"{max_patches} patches at most are asked for; {min_patches} and more, from 1, are possible")
     whole = (width // PATCH_PIXELS) * (height // PATCH_PIXELS)
-    budget = min(max(whole, MINIMUM_PATCHES), max_patches)
+    budget = min(max(whole, min_patches), max_patches)
     low, high = _SCALE_STEP / 10, _LARGEST_SCALE
     while high - low >= _SCALE_STEP:
         middle = (low + high) / 2

@@ -6,7 +6,7 @@ embeddings instead of ids needs another class beside `TokenInputs`, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,20 +67,27 @@ class EmbeddingInputs:
     """Positions are token ids and rows of media; the graph reads `inputs_embeds`, float (1, positions, hidden)."""
 
     NAME = "inputs_embeds"
-    FEATURES = ("image_features", "audio_features")
-    ADAPTERS = ("vision", "speech")
+    # What the rows of a kind of media are called as an input of `embedding`, and the adapter they bring along, if any.
+    KINDS = {"image": ("image_features", "vision"), "audio": ("audio_features", "speech")}  # noqa: RUF012
 
-    def __init__(self, embedding: Graph, placeholders: tuple[int, int], hidden: int) -> None:
-        """`placeholders`: the ids that the graph `embedding` replaces by rows of images and of recordings."""
+    def __init__(
+        self, embedding: Graph, placeholders: Mapping[str, int], hidden: int, *, adapters: bool
+    ) -> None:
+        """`placeholders`: the id that the graph `embedding` replaces by rows of each kind of media that it takes.
+
+        `adapters`: whether the decoder has one for each kind.
+        """
         self._embedding = embedding
-        self._placeholders = placeholders
+        kinds = [(*self.KINDS[kind], number) for kind, number in placeholders.items()]
+        self._features = [(feature, number) for feature, _, number in kinds]
+        self._adapters = [(adapter, number) for _, adapter, number in kinds] if adapters else []
         self._ids = np.zeros((1, 1), np.int64)
         self._single = np.empty((1, 1, hidden), embedding.outputs[self.NAME].dtype)
         self._none = np.empty((0, hidden), np.float32)
         self._uninterrupted = Interrupt()  # a look-up is over before anyone could end it
         self._step = embedding.bind()
         self._step.bind_input(TokenInputs.NAME, self._ids)
-        for name in self.FEATURES:
+        for name, _ in self._features:
             self._step.bind_input(name, self._none)
         self._step.bind_output(self.NAME, self._single)
         self._bound: np.ndarray | None = None
@@ -88,8 +95,7 @@ class EmbeddingInputs:
     def adapter(self, positions: Sequence[Position]) -> str | None:
         """As the model was trained: any picture → vision, recordings alone → speech, for the whole sequence."""
         present = {position.placeholder for position in positions if isinstance(position, MediaRow)}
-        pairs = zip(self.ADAPTERS, self._placeholders, strict=True)
-        return next((adapter for adapter, placeholder in pairs if placeholder in present), None)
+        return next((adapter for adapter, placeholder in self._adapters if placeholder in present), None)
 
     def write(self, binding: Binding, positions: Sequence[Position]) -> None:
         """A step of one token reuses its buffers: nothing is bound anew from token to token."""
@@ -107,7 +113,7 @@ class EmbeddingInputs:
         media = [position for position in positions if isinstance(position, MediaRow)]
         ids = [position.placeholder if isinstance(position, MediaRow) else position for position in positions]
         feeds: dict[str, np.ndarray] = {TokenInputs.NAME: np.array([ids], np.int64)}
-        for name, placeholder in zip(self.FEATURES, self._placeholders, strict=True):
+        for name, placeholder in self._features:
             rows = [position.features[position.row] for position in media if position.placeholder == placeholder]
             feeds[name] = np.stack(rows) if rows else self._none
         return self._embedding.run(feeds, [self.NAME])[self.NAME]

@@ -27,6 +27,8 @@ SCHEMA_VERSION = 1
 MAXIMUM_BYTES = 8 << 20
 MAXIMUM_DEPTH = 64
 MAXIMUM_INTEGER = 1 << 53  # above it JSON readers of other languages round
+PICTURE_KINDS = ("crops", "patches")
+LARGEST_PICTURE = 1 << 14  # of either kind: attention over more patches is beyond any memory
 EXPORT_AGAIN = "export the checkpoint again"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
@@ -98,6 +100,12 @@ class Tokens:
     image: int | None = None
     audio: int | None = None
 
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """Kind of media, "image" or "audio" → the id in whose place its rows stand, for those that a bundle takes."""
+        given = (("image", self.image), ("audio", self.audio))
+        return {kind: number for kind, number in given if number is not None}
+
 
 @dataclass(frozen=True)
 class RecommendedSampling:
@@ -109,6 +117,27 @@ class RecommendedSampling:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How a picture is cut: a view of the whole and `minimum` to `maximum` "crops" of 448 pixels, or `minimum` to
+    `maximum` "patches" of 16 pixels in its own aspect ratio. The text behind it begins with `after`.
+    """
+
+    kind: str
+    minimum: int
+    maximum: int
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """Control tokens around a thought, and `skip`, with which an answer without a thought begins."""
+
+    open: str
+    close: str
+    skip: str | None
 
 
 @dataclass(frozen=True)
@@ -150,6 +179,8 @@ class Manifest:
     files: dict[str, FileRecord]
     report: tuple[TensorRecord, ...] = ()
     unread_config_keys: tuple[str, ...] = ()
+    pictures: Pictures | None = None
+    thinking: Thinking | None = None
     schema: int = field(default=SCHEMA_VERSION)
 
 
@@ -183,6 +214,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     manifest = _build_dataclass(Manifest, raw, str(path))
     _check_names(manifest, path)
+    _check_pictures(manifest, path)
     return manifest
 
 
@@ -307,7 +339,7 @@ def _check_names(manifest: Manifest, path: Path) -> None:
     if missing:
         raise ManifestError(f"{path}: {', '.join(missing)} used but not listed under 'files': {EXPORT_AGAIN}")
     for region in regions:
-        end = region.offset + 4 * _product(region.shape)
+        end = region.offset + 4 * math.prod(region.shape)
         if region.offset < 0 or min(region.shape, default=0) < 0 or end > manifest.files[region.file].size:
             raise ManifestError(
                 f"{path}: a rotary table ends at byte {end} of {region.file!r}, "
@@ -315,11 +347,20 @@ def _check_names(manifest: Manifest, path: Path) -> None:
             )
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
+def _check_pictures(manifest: Manifest, path: Path) -> None:
+    pictures = manifest.pictures
+    tokens, graphs = manifest.tokens, manifest.graphs
+    parts = (("vision", pictures, tokens.image), ("speech", tokens.audio, tokens.audio))
+    for name, *needed in parts:
+        if any((part is None) != (name not in graphs) for part in needed):
+            raise ManifestError(f"{path}: the graph {name!r} or what belongs to it is missing: {EXPORT_AGAIN}")
+    if pictures is None:
+        return
+    if pictures.kind not in PICTURE_KINDS or not 1 <= pictures.minimum <= pictures.maximum <= LARGEST_PICTURE:
+        found = f"{pictures.minimum} to {pictures.maximum} {printable(pictures.kind)}"
+        raise ManifestError(
+            f"{path}: a picture is {found}; 1 to {LARGEST_PICTURE} {' or '.join(PICTURE_KINDS)} can be: {EXPORT_AGAIN}"
+        )
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

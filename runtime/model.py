@@ -24,8 +24,9 @@ TEXT, TEXT_MEDIA, EMBEDDING, VISION, SPEECH = "text", "text-media", "embedding",
 class Model:
     """One bundle in memory. A bundle that takes media starts with the decoder alone.
 
-    The first picture or recording replaces it by the decoder with adapters, over the same weights: both at once would
-    double the memory. With its adapters off that one computes the same as the plain one, so it stays.
+    Where media need adapters, the first picture or recording replaces it by the decoder with them, over the same
+    weights: both at once would double the memory. With its adapters off that one computes the same as the plain one,
+    so it stays.
     """
 
     def __init__(
@@ -36,13 +37,15 @@ class Model:
         self._tables = tables
         self._open: Callable[[str], Graph] = lambda name: Graph(folder / manifest.graphs[name].file, provider, threads)
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
-        self._encoders: Encoders | None = None
-        if VISION in manifest.graphs and SPEECH in manifest.graphs:
-            cache = FeatureCache()
-            vision, speech = (
-                LazyGraph(folder / manifest.graphs[name].file, provider, threads) for name in (VISION, SPEECH)
-            )
-            self._encoders = Encoders(ImageEncoder(vision, cache), SpeechEncoder(speech, cache))
+        cache = FeatureCache()
+        vision, speech = (
+            LazyGraph(folder / manifest.graphs[name].file, provider, threads) if name in manifest.graphs else None
+            for name in (VISION, SPEECH)
+        )
+        self._encoders = Encoders(
+            None if vision is None else ImageEncoder(vision, cache),
+            None if speech is None else SpeechEncoder(speech, cache),
+        )
         self._use(TEXT)
 
     @property
@@ -54,22 +57,21 @@ class Model:
     def loaded(self) -> tuple[str, ...]:
         """Names of the graphs that are in memory now."""
         names = [self._name, *([EMBEDDING] if self._embedding is not None else [])]
-        if self._encoders is not None:
-            parts = ((VISION, self._encoders.image.graph), (SPEECH, self._encoders.speech.graph))
-            names += [name for name, graph in parts if graph.loaded]
+        parts = ((VISION, self._encoders.image), (SPEECH, self._encoders.speech))
+        names += [name for name, encoder in parts if encoder is not None and encoder.graph.loaded]
         return tuple(names)
 
     def positions(self, prompt: ReadPrompt, interrupt: Interrupt) -> Sequence[Position]:
         """What the decoder reads for `prompt`; encodes media not seen lately. Raises BundleError, Interrupted."""
-        if prompt.slots and self._name == TEXT:
+        if prompt.slots and self._name == TEXT and TEXT_MEDIA in self._manifest.graphs:
             self._switch_to_adapters()
         return prompt.positions(self._encoders, interrupt)
 
     def release_encoders(self) -> None:
         """Give the memory of the encoders and of what they made back; the next medium loads them again."""
-        if self._encoders is not None:
-            self._encoders.image.release()
-            self._encoders.speech.release()
+        for encoder in (self._encoders.image, self._encoders.speech):
+            if encoder is not None:
+                encoder.release()
 
     def close(self) -> None:
         """Free everything, after the step in progress."""
@@ -95,7 +97,9 @@ class Model:
         self._graph, self._name = graph, name
 
     def _inputs(self, graph: Graph) -> TextInputs:
-        image, audio = self._manifest.tokens.image, self._manifest.tokens.audio
-        if self._embedding is None or image is None or audio is None:
+        if self._embedding is None:
             return TokenInputs(graph)
-        return EmbeddingInputs(self._embedding, (image, audio), self._manifest.text.hidden_size)
+        return EmbeddingInputs(
+            self._embedding, self._manifest.tokens.placeholders, self._manifest.text.hidden_size,
+            adapters=TEXT_MEDIA in self._manifest.graphs,
+        )

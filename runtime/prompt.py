@@ -8,31 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from .audio import AudioInputs, prepare_audio
 from .cache import Position
 from .chat import ChatTemplate
-from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, SpeechEncoder
+from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, Picture, SpeechEncoder
 from .errors import MediaError, RequestError
 from .graphs import Interrupt
-from .image import ImageInputs, prepare_image
+from .image import prepare_image
+from .image_naflex import prepare_naflex_image
 from .inputs import MediaRow
-from .manifest import Tokens
+from .manifest import Pictures, Tokens
 from .messages import Media, Message, media
 from .sampling import is_whole
-from .tokens import Tokenizer
+from .tokens import Segment, Tokenizer
 
+T = TypeVar("T")
 Prompt: TypeAlias = str | Sequence[Message] | Sequence[int]
 Tools: TypeAlias = Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """What turns media into rows."""
+    """What turns media into rows, None for a kind that the bundle does not take."""
 
-    image: ImageEncoder
-    speech: SpeechEncoder
+    image: ImageEncoder | None
+    speech: SpeechEncoder | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Slot:
 
     start: int
     placeholder: int
-    inputs: ImageInputs | AudioInputs
+    inputs: Picture | AudioInputs
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,20 @@ class ReadPrompt:
     ids: list[int]
     slots: tuple[Slot, ...] = ()
 
-    def positions(self, encoders: Encoders | None, interrupt: Interrupt) -> Sequence[Position]:
+    def positions(self, encoders: Encoders, interrupt: Interrupt) -> Sequence[Position]:
         """The positions with the rows of media in their places. Raises BundleError, Interrupted."""
-        if not self.slots or encoders is None:
+        if not self.slots:
             return self.ids
-        pictured = any(isinstance(slot.inputs, ImageInputs) for slot in self.slots)
+        pictured = any(not isinstance(slot.inputs, AudioInputs) for slot in self.slots)
         mode = MODE_VISION_SPEECH if pictured else MODE_SPEECH
         found: list[Position] = list(self.ids)
         for slot in self.slots:
-            if isinstance(slot.inputs, ImageInputs):
-                content, rows = slot.inputs.sha256, encoders.image.encode(slot.inputs, interrupt)
+            content = slot.inputs.sha256
+            if isinstance(slot.inputs, AudioInputs):
+                content = f"{content}:{mode}"
+                rows = _present(encoders.speech).encode(slot.inputs, mode, interrupt)
             else:
-                content, rows = f"{slot.inputs.sha256}:{mode}", encoders.speech.encode(slot.inputs, mode, interrupt)
+                rows = _present(encoders.image).encode(slot.inputs, interrupt)
             places = range(slot.start, slot.start + slot.inputs.tokens)
             found[places.start : places.stop] = [
                 MediaRow(slot.placeholder, content, row, rows) for row in range(len(places))
@@ -75,12 +79,14 @@ class PromptReader:
 
     def __init__(
         self, tokenizer: Tokenizer, template: ChatTemplate | None, vocabulary: int, tokens: Tokens,
+        pictures: Pictures | None,
     ) -> None:
+        """`pictures`: how they are prepared, None where the bundle takes none. Raises BundleError."""
         self._tokenizer = tokenizer
         self._template = template
         self._vocabulary = vocabulary
-        given = (("image", tokens.image), ("audio", tokens.audio))
-        self._media = {kind: number for kind, number in given if number is not None}
+        self._media = tokens.placeholders
+        self._pictures = pictures
         self._marks = {kind: tokenizer.decode([number], skip_special=False) for kind, number in self._media.items()}
 
     @property
@@ -101,23 +107,33 @@ class PromptReader:
             raise RequestError("this bundle has no chat template: give text or token ids instead of messages")
         messages = cast("list[Message]", items)
         segments = self._template.render(messages, tools=tools, variables=variables, placeholders=self._marks)
-        return self._expand(self._tokenizer.encode_segments(segments), media(messages))
+        return self._expand(segments, media(messages))
 
-    def _expand(self, ids: list[int], given: Sequence[Media]) -> ReadPrompt:
-        """Give every medium as many positions as it takes; the template kept their order."""
-        if not given:
-            return ReadPrompt(ids)
+    def _expand(self, segments: Sequence[Segment], given: Sequence[Media]) -> ReadPrompt:
+        """Give every medium as many positions as it takes; the template kept their order.
+
+        The text around a medium is encoded by itself, white space included: to the model there is no token between.
+        """
         waiting = iter(given)
-        expanded: list[int] = []
+        kinds = {text: kind for kind, text in self._marks.items()}
+        ids: list[int] = []
         slots: list[Slot] = []
-        for number in ids:
-            if number in self._media.values():
-                slot = Slot(len(expanded), number, _inputs(next(waiting)))
-                slots.append(slot)
-                expanded += [number] * slot.inputs.tokens
-            else:
-                expanded.append(number)
-        return ReadPrompt(expanded, tuple(slots))
+        text: list[Segment] = []
+        after = ""
+        for segment in segments:
+            kind = kinds.get(segment.text) if segment.trusted else None
+            if not segment.text.startswith(after):
+                text.append(Segment(after, trusted=True))
+            after = ""
+            if kind is None:
+                text.append(segment)
+                continue
+            ids += self._tokenizer.encode_segments(text)
+            text = []
+            slots.append(Slot(len(ids), self._media[kind], self._prepare(next(waiting))))
+            ids += [slots[-1].placeholder] * slots[-1].inputs.tokens
+            after = self._pictures.after if kind == "image" and self._pictures is not None else ""
+        return ReadPrompt(ids + self._tokenizer.encode_segments(text), tuple(slots))
 
     def _checked(self, ids: Sequence[object]) -> list[int]:
         for index, number in enumerate(ids):
@@ -134,12 +150,23 @@ class PromptReader:
         return [int(cast("int", number)) for number in ids]
 
 
-def _inputs(medium: Media) -> ImageInputs | AudioInputs:
-    """Decode one medium; an error says where in the messages it stands."""
-    source = cast("Any", medium.source)
-    if medium.kind == "audio" and isinstance(source, AudioInputs):  # prepared ahead, as for a long recording
-        return source
-    try:
-        return prepare_image(source) if medium.kind == "image" else prepare_audio(source)
-    except MediaError as error:
-        raise MediaError(f"{medium.where}: {error}") from error
+    def _prepare(self, medium: Media) -> Picture | AudioInputs:
+        """Decode one medium; an error says where in the messages it stands."""
+        source = cast("Any", medium.source)
+        if medium.kind == "audio" and isinstance(source, AudioInputs):  # prepared ahead, as for a long recording
+            return source
+        try:
+            if medium.kind == "audio":
+                return prepare_audio(source)
+            limits = _present(self._pictures)
+            if limits.kind == "patches":
+                return prepare_naflex_image(source, min_patches=limits.minimum, max_patches=limits.maximum)
+            return prepare_image(source, max_crops=limits.maximum)
+        except MediaError as error:
+            raise MediaError(f"{medium.where}: {error}") from error
+
+
+def _present(value: T | None) -> T:
+    """What a bundle has that takes such media."""
+    assert value is not None
+    return value

@@ -84,7 +84,7 @@ def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None,
     verify_files(folder, manifest, below=HASHED_BYTES)
     tokenizer = Tokenizer.open(folder)
     template = ChatTemplate.open(folder, tokenizer.controls)
-    reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens)
+    reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
     chosen = threads or provider.default_threads()
     model = Model(folder, manifest, provider, chosen, tables)
     return Session(manifest, provider, chosen, tokenizer, reader, model)

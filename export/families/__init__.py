@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 import onnx_ir as ir
 
 from ...runtime.errors import UnsupportedModel
-from ...runtime.manifest import RotaryTable, TextModel
+from ...runtime.manifest import Pictures, RotaryTable, TextModel, Thinking
 from ...runtime.providers.provider import Provider
 from ..config import ConfigReader
 from ..graph import STORED_SHAPE
@@ -66,6 +66,12 @@ class Family(Protocol):
 
     def media_tokens(self, config: Any) -> tuple[int | None, int | None]:
         """Ids that stand for rows of images and of recordings, None where the family does not take them."""
+
+    def pictures(self, config: Any) -> Pictures | None:
+        """How pictures are prepared for the graph `vision`, None where the family takes none."""
+
+    def thinking(self, config: Any) -> Thinking | None:
+        """How a prompt asks for a thought or for none, None where nothing is published about it."""
 
     def text_model(self, config: Any, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
         """The decoder's shape as the manifest states it."""

@@ -74,6 +74,14 @@ def media_tokens(config: Config) -> tuple[None, None]:
     return None, None
 
 
+def pictures(config: Config) -> None:
+    """Text only."""
+
+
+def thinking(config: Config) -> None:
+    """config.json does not tell checkpoints that think from others; tags are read where they write them."""
+
+
 def text_model(config: Config, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
     """The decoder's shape as the manifest states it."""
     return text_config.text_model(config, rotary_tables)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from ...runtime.manifest import RotaryTable, TextModel
+from ...runtime.manifest import Pictures, RotaryTable, TextModel
 from ...runtime.providers.provider import Provider
 from ..config import ConfigReader
 from ..layers import text_config
@@ -24,8 +24,9 @@ from ..layers.media_config import SPEECH, VISION, Lora, MediaConfig, adapter_fol
 from ..layers.prompt_embeddings import EmbeddingShape, embedding_graph
 from ..layers.rope import Rope, Table, tables
 from ..layers.siglip import SiglipShape
+from ..layers.siglip_block import BLOCK_WEIGHTS, POOLING_HEAD
 from ..layers.text_config import ALONE, EMBEDDING, HEAD, LAYER, LINEARS, NORMS, TextConfig
-from ..weights import Drop, Rename, Rule, Strip, Tie
+from ..weights import WEIGHT_AND_BIAS, Drop, Rename, Rule, Strip, Tie, layer_renames
 from . import PartPlan
 
 NAME = "phi4_multimodal"
@@ -42,15 +43,7 @@ PARTS = {
 _IMAGE, _AUDIO = "model.embed_tokens_extend.image_embed.", "model.embed_tokens_extend.audio_embed."
 _WRAPPER = "._checkpoint_wrapped_module"  # left in names by fine-tuning with activation checkpointing
 _PEFT = "base_model.model."
-_BOTH = ("weight", "bias")
 
-_VISION_BLOCK = (
-    "layer_norm1", "layer_norm2", *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2",
-)
-_POOLING_HEAD = (
-    "probe", "attention.in_proj_weight", "attention.in_proj_bias",
-    *(f"{name}.{kind}" for name in ("attention.out_proj", "layernorm", "mlp.fc1", "mlp.fc2") for kind in _BOTH),
-)
 # (name in the graph, name in the remote layout, name in transformers')
 _SEPARATORS = (
     (ROW_SEPARATOR, "sub_GN", "sub_img_feature_extensor"), (VIEW_SEPARATOR, "glb_GN", "global_img_feature_extensor"),
@@ -177,6 +170,15 @@ def media_tokens(config: Config) -> tuple[int, int]:
     return config.media.image_token, config.media.audio_token
 
 
+def pictures(config: Config) -> Pictures:
+    """A view of the whole picture and up to 36 crops of it."""
+    return Pictures("crops", 1, 36)
+
+
+def thinking(config: Config) -> None:
+    """It was not trained to think first."""
+
+
 def text_model(config: Config, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
     """The decoder's shape as the manifest states it."""
     return text_config.text_model(config.text, rotary_tables)
@@ -208,24 +210,25 @@ def _lora_rules(config: Config) -> list[Rule]:
 def _vision_rules(config: Config) -> list[Rule]:
     tower, media = f"{_IMAGE}img_processor.", config.media
     found: list[Rule] = [
-        *_renames(f"{tower}embeddings.patch_embedding", "vision.patch_embedding"),
+        *layer_renames(f"{tower}embeddings.patch_embedding", "vision.patch_embedding"),
         Rename(f"{tower}embeddings.position_embedding.weight", "vision.position_embedding.weight"),
     ]
-    for name in _VISION_BLOCK:
+    for name in BLOCK_WEIGHTS:
         source, target = f"{tower}encoder.layers.{{layer}}.{name}", f"vision.layers.{{layer}}.{name}"
-        found += _renames(source, target, media.vision.layers, pad=name.startswith("mlp."))
+        found += layer_renames(source, target, media.vision.layers, pad=name.startswith("mlp."))
     for name, number in (("up", 0), ("down", 2)):
         source = config.name(f"img_projection.{number}", f"img_projection_{name}")
-        found += _renames(f"{_IMAGE}{source}", f"vision.projector.{name}")
+        found += layer_renames(f"{_IMAGE}{source}", f"vision.projector.{name}")
     for target, remote, native in _SEPARATORS:
         found.append(Rename(_IMAGE + config.name(remote, native), target, reshape=True))
     after = "it comes after the block whose output is the image's features"
     found += [
         Drop(f"{tower}encoder.layers.{block}.{name}.{kind}", after)
-        for block in range(media.vision.layers, media.vision_blocks) for name in _VISION_BLOCK for kind in _BOTH
+        for block in range(media.vision.layers, media.vision_blocks)
+        for name in BLOCK_WEIGHTS for kind in WEIGHT_AND_BIAS
     ]
-    found += [Drop(f"{tower}post_layernorm.{kind}", after) for kind in _BOTH]
-    return [*found, *(Drop(f"{tower}head.{name}", after) for name in _POOLING_HEAD)]
+    found += [Drop(f"{tower}post_layernorm.{kind}", after) for kind in WEIGHT_AND_BIAS]
+    return [*found, *(Drop(f"{tower}head.{name}", after) for name in POOLING_HEAD)]
 
 
 def _speech_rules(config: Config) -> list[Rule]:
@@ -233,28 +236,20 @@ def _speech_rules(config: Config) -> list[Rule]:
     found: list[Rule] = [
         Rename(f"{encoder}encoder_embedding.global_mean", "speech.input.mean"),
         Rename(f"{encoder}encoder_embedding.global_invstd", "speech.input.inverse_std"),
-        *_renames(f"{encoder}embed.conv.0", "speech.subsampling.0.conv"),
-        *_renames(f"{encoder}embed.out", "speech.subsampling.out"),
+        *layer_renames(f"{encoder}embed.conv.0", "speech.subsampling.0.conv"),
+        *layer_renames(f"{encoder}embed.out", "speech.subsampling.out"),
         Rename(f"{encoder}relative_attention_bias_layer.bias_values.weight", "speech.relative_bias.weight"),
     ]
     for level in range(1, shape.subsampling.bit_length() - 1):
         # a sequence of [depthwise, pointwise, activation] after a first [convolution, activation]
-        found += _renames(f"{encoder}embed.conv.{3 * level - 1}", f"speech.subsampling.{level}.depthwise")
-        found += _renames(f"{encoder}embed.conv.{3 * level}", f"speech.subsampling.{level}.pointwise")
+        found += layer_renames(f"{encoder}embed.conv.{3 * level - 1}", f"speech.subsampling.{level}.depthwise")
+        found += layer_renames(f"{encoder}embed.conv.{3 * level}", f"speech.subsampling.{level}.pointwise")
     source, target = f"{encoder}encoders.{{layer}}.", "speech.layers.{layer}."
     for ours, remote, native in _SPEECH_BLOCK:
         reshape = ours in _POINTWISE
-        found += _renames(source + config.name(remote, native), target + ours, shape.layers, reshape=reshape)
+        found += layer_renames(source + config.name(remote, native), target + ours, shape.layers, reshape=reshape)
     for shift, kind in (("b1", "value"), ("b2", "gate")):
         found.append(Rename(f"{source}conv.glu.{shift}", f"{target}conv.glu_shift.{kind}", shape.layers))
     for ours, remote, native in _PROJECTORS:
-        found += _renames(_AUDIO + config.name(remote, native), f"speech.projector.{ours}")
+        found += layer_renames(_AUDIO + config.name(remote, native), f"speech.projector.{ours}")
     return found
-
-
-def _renames(source: str, target: str, layers: int = 0, *, reshape: bool = False, pad: bool = False) -> list[Rule]:
-    """The weight and the bias of one layer."""
-    return [
-        Rename(f"{source}.{kind}", f"{target}.{kind}", layers, reshape=reshape and kind == "weight", pad=pad)
-        for kind in _BOTH
-    ]

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import MICROSOFT, GraphBuilder
+from ..graph import GraphBuilder
 from .arithmetic import Term
-from .linear import biased_linear
-from .norm import layer_norm
+from .siglip_block import BlockShape, block
 
 PREFIX = "vision"
 POOL = 2  # patches a side of one pooled cell
-ALIGNMENT = 128  # blocks of a quantized weight; gelu(0) = 0, so zeros behind the inner width change nothing
 LAST_COORDINATE = np.array(1.0 - 1e-6, np.float32)
 
 
@@ -47,9 +45,9 @@ class SiglipShape:
         return self.patches // POOL
 
     @property
-    def inner_padding(self) -> int:
-        """Zeros appended to the inner width of the feed-forward part."""
-        return -self.intermediate % ALIGNMENT
+    def block(self) -> BlockShape:
+        """Each of its blocks."""
+        return BlockShape(self.hidden, self.intermediate, self.heads, self.norm_epsilon)
 
 
 def encode(graph: GraphBuilder, pixels: ir.Value, mask: ir.Value, shape: SiglipShape) -> ir.Value:
@@ -68,7 +66,7 @@ def encode(graph: GraphBuilder, pixels: ir.Value, mask: ir.Value, shape: SiglipS
     rows = graph.apply("Gather", (embedded, needed.value), f"{PREFIX}.rows", axis=0)
     x = graph.apply("Unsqueeze", (rows, [0]), f"{PREFIX}.sequence")
     for layer in range(shape.layers):
-        x = _block(graph, x, keys, f"{PREFIX}.layers.{layer}", shape)
+        x = block(graph, x, f"{PREFIX}.layers.{layer}", shape.block, keys)
     return _pool(graph, x, needed, shape)
 
 
@@ -116,26 +114,6 @@ def _buckets(line: Term, name: str, shape: SiglipShape) -> Term:
     edges = (np.arange(1, shape.patches) / shape.patches).astype(np.float32)
     passed = graph.apply("GreaterOrEqual", (coordinate, graph.constant(f"{prefix}.edges", edges)), f"{prefix}.passed")
     return Term(graph, passed, prefix).number().sum(1)
-
-
-def _block(graph: GraphBuilder, x: ir.Value, keys: ir.Value, prefix: str, shape: SiglipShape) -> ir.Value:
-    """x (1, rows, hidden) → (1, rows, hidden); `keys` are the rows that attention looks at."""
-    width, inner = shape.hidden, shape.intermediate + shape.inner_padding
-    normed = layer_norm(graph, x, f"{prefix}.layer_norm1", width, shape.norm_epsilon)
-    seen = graph.apply("Gather", (normed, keys), f"{prefix}.self_attn.seen", axis=1)
-    query = biased_linear(graph, normed, f"{prefix}.self_attn.q_proj", width, width)
-    key, value = (biased_linear(graph, seen, f"{prefix}.self_attn.{name}_proj", width, width) for name in ("k", "v"))
-    (attended,) = graph.node(
-        "MultiHeadAttention", (query, key, value), f"{prefix}.self_attn.attention", domain=MICROSOFT,
-        attributes={"num_heads": shape.heads},
-    )
-    output = biased_linear(graph, attended, f"{prefix}.self_attn.out_proj", width, width)
-    x = graph.apply("Add", (x, output), f"{prefix}.self_attn.sum")
-    normed = layer_norm(graph, x, f"{prefix}.layer_norm2", width, shape.norm_epsilon)
-    raised = biased_linear(graph, normed, f"{prefix}.mlp.fc1", inner, width)
-    activated = graph.apply("Gelu", (raised,), f"{prefix}.mlp.gelu", approximate="tanh")
-    lowered = biased_linear(graph, activated, f"{prefix}.mlp.fc2", width, inner)
-    return graph.apply("Add", (x, lowered), f"{prefix}.mlp.sum")
 
 
 def _pool(graph: GraphBuilder, x: ir.Value, needed: Term, shape: SiglipShape) -> ir.Value:

@@ -124,7 +124,7 @@ def graph_weights(reference: torch.nn.Module, shape: SiglipShape) -> dict[str, n
             renamed = renamed.replace(theirs, ours)
         value = tensor.numpy().astype(np.float32)
         value = value.reshape(1, -1) if "separator" in renamed else value
-        more = shape.inner_padding
+        more = shape.block.inner_padding
         if ".fc1." in renamed:
             value = np.pad(value, ((0, more), *[(0, 0)] * (value.ndim - 1)))
         elif renamed.endswith(".fc2.weight"):

@@ -56,6 +56,10 @@ def test_fewer_patches_and_their_limits() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
     full, small = prepare_naflex_image(picture), prepare_naflex_image(picture, max_patches=256)
     assert small.tokens <= 256 < full.tokens and small.sha256 != full.sha256
-    for wrong in (0, 255, 3_601):
-        with pytest.raises(MediaError, match="256 to 3600"):
+    for wrong in (0, 255):
+        with pytest.raises(MediaError, match="256 and more"):
             prepare_naflex_image(picture, max_patches=wrong)
+    with pytest.raises(MediaError, match="from 1"):
+        prepare_naflex_image(picture, min_patches=0)
+    assert plan_patches(8, 8, min_patches=16, max_patches=20) == (4, 4)
+    assert plan_patches(2_000, 2_000, max_patches=4_096) == (64, 64)
