@@ -65,6 +65,26 @@ def test_what_is_no_matrix_stays_float32(shape: tuple[int, ...]) -> None:
     assert chosen("linear", shape) == FLOAT32
 
 
+def test_encoders_and_adapters_may_have_a_precision_of_their_own() -> None:
+    weights = [Weight(role, (512, 512), role) for role in ("linear", "encoder", "lora")]
+
+    def formats(precision: str, **own: str) -> list[Format]:
+        return list(plan(weights, precision, "fast", **own).values())
+
+    body = BlockFormat(4, 128)
+    assert formats("int4") == [body, INT8, LORA]
+    assert formats("int4", encoder_precision="fp16", adapter_precision="fp32") == [body, FLOAT16, FLOAT32]
+    assert formats("int4", encoder_precision="int4", adapter_precision="int4") == [body, body, body]
+    assert formats("fp16", encoder_precision="int8") == [FLOAT16, INT8, FLOAT16]
+    assert formats("fp32") == [FLOAT32, FLOAT32, FLOAT32]
+
+
+@pytest.mark.parametrize("option", ["encoder_precision", "adapter_precision"])
+def test_their_precision_is_checked_too(option: str) -> None:
+    with pytest.raises(ValueError, match="precision 'int2' is not known"):
+        plan([], "int4", "fast", **{option: "int2"})
+
+
 def test_every_weight_is_planned_by_name() -> None:
     weights = [Weight("a", (64, 64), "linear"), Weight("b", (64,), "float")]
     assert plan(weights, "int4", "balanced") == {"a": BlockFormat(4, 64), "b": FLOAT32}
