@@ -7,7 +7,6 @@ a conversation shares with the turn before and does not compute it again.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ import click
 
 from ..errors import EdgePhiError, RequestError
 from .answering import Finished, Shown, answer, note, note_end, statistics
+from .attachments import Attachments
 from .settings import Settings
 from .show import facts, has_template
 
@@ -34,6 +34,8 @@ HELP = f"""\
 /retry              answer the last question again
 /image FILE         show a picture with the next question
 /audio FILE         play a recording with the next question
+/mic [SECONDS]      speak into the microphone: the question, or what goes with it
+/detach             take away what goes with the next question
 /system [TEXT]      show or set the instructions; the conversation starts anew
 /set [NAME VALUE]   show or change a setting: temperature, top_p, max_tokens, seed, stop, ...
 /show               what this bundle is
@@ -59,7 +61,7 @@ class Repl:
         self._statistics = statistics
         self._last: Finished | None = None
         self._turns: list[dict[str, Any]] = []
-        self._attached: list[dict[str, str]] = []
+        self._attachments = Attachments(session)
         self._history = History.open() if history else None
         self._commands: dict[str, Callable[[str], bool]] = {
             "/clear": self._clear,
@@ -67,8 +69,10 @@ class Repl:
             "/retry": self._retry,
             "/system": self._set_system,
             "/set": self._set,
-            "/image": functools.partial(self._attach, "image"),
-            "/audio": functools.partial(self._attach, "audio"),
+            "/image": self._attach_image,
+            "/audio": self._attach_audio,
+            "/mic": self._attach_speech,
+            "/detach": self._detach,
             "/show": self._show,
             "/stats": self._toggle_statistics,
             "/save": self._save,
@@ -105,15 +109,17 @@ class Repl:
             click.echo()
             note("(Ctrl-D or /bye leaves)")
             return True
-        if not text.strip():
+        if not text.strip() and not self._attachments.ask:
             return True
         try:
             if text.startswith("/"):
                 return self._command(text)
-            self._answer([*self._attached, {"type": "text", "text": text}] if self._attached else text)
-            self._attached = []
+            self._answer(self._attachments.content(text))
+            self._attachments.clear()
         except EdgePhiError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            if not text.startswith("/") and len(self._attachments):
+                note(f"(still attached: {len(self._attachments)}; /detach takes that away)")
         except KeyboardInterrupt:  # before an answer began, or a second time while it was being stopped
             click.echo()
             note("(stopped)")
@@ -148,18 +154,30 @@ class Repl:
     def _messages(self) -> list[dict[str, Any]]:
         return self._turns if self._system is None else [{"role": "system", "content": self._system}, *self._turns]
 
-    def _attach(self, kind: str, rest: str) -> bool:
-        path = _path(rest)
-        if kind not in self._session.manifest.capabilities:
-            raise RequestError(f"this bundle takes {', '.join(self._session.manifest.capabilities)}, no {kind}")
-        if not path.is_file():
-            raise RequestError(f"{path} is no file; give the {kind} to go with the next question")
-        self._attached.append({"type": kind, kind: str(path)})
-        note(f"({len(self._attached)} attached; now ask)")
+    def attach(self, kind: str, path: Path) -> None:
+        """Attach a picture or a recording to the next question. Raises RequestError, MediaError."""
+        self._attachments.add_file(kind, path)
+
+    def _attach_image(self, rest: str) -> bool:
+        self.attach("image", _path(rest))
+        return True
+
+    def _attach_audio(self, rest: str) -> bool:
+        self.attach("audio", _path(rest))
+        return True
+
+    def _attach_speech(self, rest: str) -> bool:
+        self._attachments.add_speech(rest)
+        return True
+
+    def _detach(self, rest: str) -> bool:
+        note(f"(took away {len(self._attachments)})")
+        self._attachments.clear()
         return True
 
     def _clear(self, rest: str) -> bool:
-        self._turns, self._attached = [], []
+        self._turns = []
+        self._attachments.clear()
         self._session.clear()
         note("(forgotten)")
         return True

@@ -89,20 +89,22 @@ def run(
     What is piped in is the prompt, or goes below the prompt that is given. PROMPT "-" reads it from stdin.
     """
     settings = Settings(**sampling)
-    text = _prompt_text(words)
+    text = _prompt_text(words, spoken=bool(recordings))
     if as_json and stream_json:
         raise click.UsageError("--json and --stream-json exclude each other")
-    if text is None and (raw or as_json or stream_json or images or recordings):
-        raise click.UsageError(
-            "a conversation takes none of --raw, --json, --stream-json, --image, --audio; give a prompt"
-        )
+    if text is None and (raw or as_json or stream_json):
+        raise click.UsageError("a conversation takes none of --raw, --json, --stream-json; give a prompt")
     if raw and (system is not None or images or recordings):
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
     with loaded(bundle, device, threads, context) as session:
         if text is None:
             from .repl import Repl
 
-            Repl(session, bundle, settings, system=system, statistics=stats, history=not no_history).talk()
+            repl = Repl(session, bundle, settings, system=system, statistics=stats, history=not no_history)
+            for kind, paths in (("image", images), ("audio", recordings)):
+                for path in paths:
+                    repl.attach(kind, Path(path))
+            repl.talk()
             return
         prompt = _raw_ids(bundle, text) if raw else _messages(text, system, images, recordings)
         if stream_json:
@@ -126,15 +128,23 @@ def loaded(bundle: Path, device: str, threads: int | None, context: int | None) 
         return load(bundle, device=device, threads=threads, context=context)
 
 
-def _prompt_text(words: tuple[str, ...]) -> str | None:
-    """The prompt from the command line and from stdin; None where a conversation is to begin."""
+def _prompt_text(words: tuple[str, ...], *, spoken: bool) -> str | None:
+    """The prompt from the command line and from stdin; None where a conversation is to begin.
+
+    Raises RequestError for an empty one, unless the question is `spoken`.
+    """
     text = " ".join(words)
     if words == ("-",):
-        return _required(_read_stdin())
-    if sys.stdin is None or sys.stdin.isatty():
-        return _required(text) if words else None
-    piped = _read_stdin()
-    return _required(f"{text}\n\n{piped}" if text and piped.strip() else text or piped)
+        text = _read_stdin()
+    elif sys.stdin is None or sys.stdin.isatty():
+        if not words:
+            return None
+    else:
+        piped = _read_stdin()
+        text = f"{text}\n\n{piped}" if text and piped.strip() else text or piped
+    if not text.strip() and not spoken:
+        raise RequestError("the prompt is empty; give one on the command line or pipe some text in")
+    return text
 
 
 def _read_stdin() -> str:
@@ -149,21 +159,15 @@ def _read_stdin() -> str:
         ) from error
 
 
-def _required(text: str) -> str:
-    if not text.strip():
-        raise RequestError("the prompt is empty; give one on the command line or pipe some text in")
-    return text
-
-
 def _messages(
     text: str, system: str | None, images: tuple[str, ...], recordings: tuple[str, ...]
 ) -> list[dict[str, object]]:
     parts: list[dict[str, str]] = [
         *({"type": "image", "image": path} for path in images),
         *({"type": "audio", "audio": path} for path in recordings),
-        {"type": "text", "text": text},
+        *([{"type": "text", "text": text}] if text.strip() else []),
     ]
-    user: dict[str, object] = {"role": "user", "content": text if len(parts) == 1 else parts}
+    user: dict[str, object] = {"role": "user", "content": parts if images or recordings else text}
     return [user] if system is None else [{"role": "system", "content": system}, user]
 
 
