@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
 import warnings
 import zlib
 from collections.abc import Callable
@@ -25,6 +26,8 @@ import pytest
 
 # Before anything can import ONNX Runtime, whose wheels send telemetry unless told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# A shell ignores Ctrl-C in what it starts in the background, and children inherit that: tests that send it would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ORIGINAL, EXTENDED = 4096, 16384
 BYTES_AND_MERGES, ROWS = 384, 448

@@ -92,8 +92,10 @@ class Terminal:
 
     def interrupt_until(self, text: str) -> str:
         """Ctrl-C until `text` comes: Python's input() sees a signal that comes just before its select() a key late."""
+        deadline = time.monotonic() + PATIENCE
         self.type("\x03")
         while text not in self.text:
+            assert time.monotonic() < deadline, f"{text!r} does not come; there is {self.text!r}"
             if not select.select([self._keys], [], [], 1.0)[0]:
                 self.type("\x03")
             assert self._read(), "the program ended"
@@ -101,14 +103,16 @@ class Terminal:
 
     def wait_for_anything(self) -> None:
         """Read until something more has come."""
-        before = len(self.text)
+        before, deadline = len(self.text), time.monotonic() + PATIENCE
         while len(self.text) == before:
+            assert time.monotonic() < deadline, f"nothing comes; there is {self.text!r}"
             assert self._read(), "the program ended"
 
     def end(self) -> int:
         """Read until the program ends; its exit code."""
+        deadline = time.monotonic() + PATIENCE
         while self._read():
-            pass
+            assert time.monotonic() < deadline, f"the program does not end; there is {self.text!r}"
         return self._process.wait(PATIENCE)
 
     def close(self) -> None:
