@@ -14,7 +14,7 @@ from .audio import AudioInputs, prepare_audio
 from .cache import Position
 from .chat import ChatTemplate
 from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, Picture, SpeechEncoder
-from .errors import MediaError, RequestError
+from .errors import BundleError, MediaError, RequestError
 from .graphs import Interrupt
 from .image import prepare_image
 from .image_naflex import prepare_naflex_image
@@ -87,6 +87,12 @@ class PromptReader:
         self._vocabulary = vocabulary
         self._media = tokens.placeholders
         self._pictures = pictures
+        plain = {kind: number for kind, number in self._media.items() if number not in tokenizer.control_ids}
+        if plain:
+            raise BundleError(
+                f"the ids {plain} stand for media, but to this bundle's tokenizer they are text that a user can write:"
+                " export the checkpoint again with its own tokenizer"
+            )
         self._marks = {kind: tokenizer.decode([number], skip_special=False) for kind, number in self._media.items()}
 
     @property
