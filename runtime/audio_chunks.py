@@ -20,6 +20,8 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, CHUNK_FRAMES * FRAME_SECONDS
 # Log-mel of white noise whose samples are one step of 16 bits: below it no band of any frame holds a voice.
 _SILENCE = 10.0
 _READ_FRAMES = 500
+# People seldom speak for 5 s without a pause.
+_SEARCHED_FRAMES = 500
 # A recording that is a little longer than a chunk is not cut into a chunk and a scrap of a word.
 _LAST_FRAMES = 100
 # A pause is judged by its middle most: triangular weights over 0.25 s.
@@ -30,8 +32,9 @@ _WEIGHTS = 1 - np.abs(np.arange(-_HALF, _HALF + 1)) / (_HALF + 1)
 def cut_at_pauses(source: AudioSource, *, chunk_seconds: float) -> Generator[AudioInputs, None, None]:
     """Yield the recording in chunks of at most `chunk_seconds` (5 to 40 s) while it is still being read.
 
-    Each is cut at the quietest place of the last third that it may have, so that words stay whole wherever there is a
-    pause. Memory does not grow with the recording. Raises MediaError where it is reached in the recording.
+    Each is cut at the quietest place where it may end, so that words stay whole wherever there is a pause: in the last
+    third of its length, for short ones in the last half. Memory does not grow with the recording. Raises MediaError
+    where it is reached in the recording.
     """
     longest = round(chunk_seconds / FRAME_SECONDS)
     first, waiting = 0, np.empty((0, 0), np.float32)
@@ -60,12 +63,12 @@ def measure(source: AudioSource) -> float:
 
 
 def _quietest(features: NDArray[np.float32], latest: int, longest: int) -> int:
-    """The quietest frame among the last third of `longest` frames before `latest`; the last of several.
+    """The quietest frame between where a chunk of `longest` frames may end and `latest`; the last of several.
 
     Loudness is the logarithm of the power in all mel bands: a short gap counts as much among loud words as among
     quiet ones.
     """
-    earliest = longest - longest // 3
+    earliest = longest - max(longest // 3, min(longest // 2, _SEARCHED_FRAMES))
     heard = features[earliest - _HALF : latest + _HALF + 1].astype(np.float64)
     loudness = np.convolve(np.log(np.exp(heard).sum(axis=1)), _WEIGHTS, "valid")
     return earliest + len(loudness) - 1 - int(loudness[::-1].argmin())
