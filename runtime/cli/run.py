@@ -28,6 +28,7 @@ Examples:
   edgephi run phi-4-mini "Why is the sky blue?"
   edgephi run phi-4-mini "Summarize this." < report.txt
   edgephi run phi-4-multimodal -i sign.jpg -a question.wav "Answer the question about the picture."
+  edgephi run phi-4-reasoning-vision -i screen.png --ground "start playback"
   edgephi run phi-4-mini
 """
 
@@ -63,6 +64,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--device", default="cpu", show_default=True, help="What computes; 'auto' for what the bundle is made for."
 )
+@click.option("--ground", "as_boxes", is_flag=True, help="Print where in the picture PROMPT is, as JSON with pixels.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it stands: no chat template; control tokens count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
 @click.option("--stream-json", is_flag=True, help="Print one JSON object a line for each piece of the answer.")
@@ -77,6 +79,7 @@ def run(
     context: int | None,
     threads: int | None,
     device: str,
+    as_boxes: bool,
     raw: bool,
     as_json: bool,
     stream_json: bool,
@@ -96,6 +99,8 @@ def run(
         raise click.UsageError("a conversation takes none of --raw, --json, --stream-json; give a prompt")
     if raw and (system is not None or images or recordings):
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
+    if as_boxes and (text is None or len(images) != 1 or recordings or system or raw or as_json or stream_json):
+        raise click.UsageError("--ground takes PROMPT and one --image, and prints JSON by itself")
     with loaded(bundle, device, threads, context) as session:
         if text is None:
             from .repl import Repl
@@ -105,6 +110,11 @@ def run(
                 for path in paths:
                     repl.attach(kind, Path(path))
             repl.talk()
+            return
+        if as_boxes:
+            from .ground import ground
+
+            ground(session, text, images[0], settings, stats=stats)
             return
         prompt = _raw_ids(bundle, text) if raw else _messages(text, system, images, recordings)
         if stream_json:
