@@ -23,6 +23,7 @@ from PIL import Image
 import edgephi
 from edgephi.runtime.image_naflex import NaflexInputs, prepare_naflex_image
 from edgephi.runtime.manifest import read_manifest
+from edgephi.runtime.thinking import opening
 from edgephi.runtime.tokens import Segment, Tokenizer
 
 TOLERANCE = 1e-4  # of the largest value, both sides float32; what is seen is below 2e-6
@@ -46,7 +47,7 @@ TEMPLATE = """<|im_start|>system<|im_sep|>You are Phi, a multimodal model.<|im_e
 {% if add_generation_prompt %}
 {{ '<|im_start|>assistant<|im_sep|>' }}
 {% endif %}"""
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 2,
     "model_type": "siglip2_vision_model",
 }
@@ -137,10 +138,11 @@ def _encoder(hidden: int) -> tuple[Any, Any]:
         import torch
         from transformers import Siglip2VisionConfig, Siglip2VisionModel
 
-        tower: Any = Siglip2VisionModel(Siglip2VisionConfig(**VISION, attn_implementation="eager"))
+        tower: Any = Siglip2VisionModel(Siglip2VisionConfig(**VISION))
+        tower.set_attn_implementation("eager")
         width = VISION["hidden_size"]
         projector = torch.nn.Sequential(
-            torch.nn.Linear(int(width), hidden), torch.nn.GELU(), torch.nn.Linear(hidden, hidden)
+            torch.nn.Linear(width, hidden), torch.nn.GELU(), torch.nn.Linear(hidden, hidden)
         )
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
@@ -267,17 +269,28 @@ def test_typed_placeholders_stay_text_and_their_ids_are_refused(phi: edgephi.Ses
         phi.stream([{"role": "user", "content": [{"type": "audio", "audio": "talk.wav"}]}])
 
 
+@pytest.mark.parametrize(("think", "behind"), [(True, [THINK]), (False, [SKIP]), (None, [])])
+def test_the_three_modes_begin_the_answer_with_the_tokens_of_training(
+    think: bool | None, behind: list[int], bundle: Path, phi: edgephi.Session
+) -> None:
+    modes = read_manifest(bundle).thinking
+    assert modes is not None and (modes.open, modes.close) == ("<think>", "</think>")
+    prompt = phi.encode(PROMPTS["text"])
+    assert prompt[-1] == SEPARATOR  # and its line break, which the token swallows
+    assert opening(Tokenizer.open(bundle), prompt, think, modes.skip) == behind
+
+
 def test_the_encoder_is_loaded_for_a_picture_and_history_is_kept(bundle: Path) -> None:
     with edgephi.load(bundle, threads=2) as phi:
         phi.chat([user("tell me a story")], max_tokens=1)
-        assert phi.loaded == ("text", "embedding")
+        assert list(phi.loaded) == ["text", "embedding"]
         history = [user("tell me a story"), {"role": "assistant", "content": "once"}]
         reply = phi.chat([*history, user(SMALL, "go on")], max_tokens=1)
-        assert phi.loaded == ("text", "embedding", "vision")
+        assert list(phi.loaded) == ["text", "embedding", "vision"]
         # no adapter: what came before the picture holds
         assert reply.usage.cached_tokens >= len(phi.encode([user("tell me a story")])) - 2
         phi.release_encoders()
-        assert phi.loaded == ("text", "embedding")
+        assert list(phi.loaded) == ["text", "embedding"]
 
 
 def test_the_bundle_verifies_and_its_decoder_for_other_runtimes_reads_ids(
