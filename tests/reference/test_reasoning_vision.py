@@ -27,6 +27,7 @@ from edgephi.runtime.thinking import opening
 from edgephi.runtime.tokens import Segment, Tokenizer
 
 TOLERANCE = 1e-4  # of the largest value, both sides float32; what is seen is below 2e-6
+QUANTIZED = 0.3  # norm of the error of INT4 logits over theirs; two layers of random weights; what is seen is 0.13
 PADDING = 24  # patches behind those of the image in the reference, which masks them
 ADDED = ("<|dummy_0|>", "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|dummy_84|>", "<think>", "</think>")
 FIRST = 396  # behind the control tokens of the tokenizer that is extended
@@ -311,3 +312,39 @@ def test_the_bundle_verifies_and_its_decoder_for_other_runtimes_reads_ids(
     feeds = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64), **past}
     (logits,) = session.run(["logits"], feeds)
     assert np.allclose(logits[0, -1], phi.logits(ids)[-1], atol=1e-4)
+
+
+def test_onnxruntime_genai_reads_the_decoder_from_ids_on(bundle: Path, phi: edgephi.Session) -> None:
+    """It does not know these pictures; of text it makes our tokens."""
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed: pip install 'edgephi[test]'")
+    import os
+    import subprocess
+    import sys
+
+    script, steps = Path(__file__).parents[1] / "interop" / "greedy_genai.py", 8
+    ids = phi.encode(PROMPTS["text"])
+    job = {"bundle": str(bundle), "ids": ids, "steps": steps, "overlay": {}}
+    ended = subprocess.run(
+        [sys.executable, str(script)], input=json.dumps([job]), capture_output=True, text=True, timeout=300,
+        check=False, env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    (answer,) = json.loads(ended.stdout)
+    ours = list(phi.generate(ids, max_tokens=steps, temperature=0).token_ids)
+    assert answer["tokens"][: len(ours)] == ours
+
+
+def test_int4_loses_little_and_keeps_what_pixels_meet_first(
+    checkpoint: Path, oracle: Oracle, tmp_path: Path
+) -> None:
+    from edgephi.export.pipeline import export
+
+    export(checkpoint, tmp_path / "int4", precision="int4", threads=2)
+    formats = {record.name: record.format for record in read_manifest(tmp_path / "int4").report}
+    assert formats["vision.patch_embedding.weight"] == "float32"
+    assert formats["vision.layers.0.mlp.fc1.weight"].startswith("int8")
+    messages = PROMPTS["two images"]
+    with edgephi.load(tmp_path / "int4", threads=2) as phi:
+        found = phi.logits(messages)
+        wanted = oracle.logits(phi.encode(messages), images_of(messages))
+    assert np.linalg.norm(found - wanted) <= QUANTIZED * np.linalg.norm(wanted)

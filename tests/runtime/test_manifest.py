@@ -158,3 +158,26 @@ def test_no_change_of_a_value_escapes_as_another_error(
 def test_foreign_text_is_shown_without_harm() -> None:
     assert printable("\x1b[31m\n") == r"'\x1b[31m\n'" and len(printable("x" * 999)) == 80
     assert parse_object(b'{"a": [1, 2.5]}', "here", ManifestError, "do it") == {"a": [1, 2.5]}
+
+
+@pytest.mark.parametrize(("changes", "found"), [
+    ({"pictures": {"kind": "crops", "minimum": 1, "maximum": 36, "after": ""}}, "graph 'vision' or what belongs"),
+    ({"tokens": {"bos": None, "eos": [1], "pad": None, "image": 5}}, "graph 'vision' or what belongs"),
+    ({"tokens": {"bos": None, "eos": [1], "pad": None, "audio": 5}}, "graph 'speech' or what belongs"),
+])
+def test_pictures_and_recordings_need_their_graphs(bundle: Path, changes: dict[str, Any], found: str) -> None:
+    path = bundle / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    refused(bundle, found)
+
+
+@pytest.mark.parametrize("pictures", [
+    {"kind": "tiles", "minimum": 1, "maximum": 36}, {"kind": "patches", "minimum": 0, "maximum": 36},
+    {"kind": "patches", "minimum": 37, "maximum": 36}, {"kind": "patches", "minimum": 1, "maximum": 1 << 20},
+])
+def test_pictures_are_cut_in_ways_that_there_are(bundle: Path, pictures: dict[str, Any]) -> None:
+    path = bundle / MANIFEST_NAME
+    raw = json.loads(path.read_text())
+    raw["graphs"]["vision"], raw["tokens"]["image"] = raw["graphs"]["text"], 5
+    path.write_text(json.dumps(raw | {"pictures": pictures}))
+    refused(bundle, "can be: export the checkpoint again")
