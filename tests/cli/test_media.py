@@ -175,8 +175,9 @@ def test_a_question_is_spoken(talk: Any, tmp_path: Path) -> None:
     with wave.open(io.BytesIO(base64.b64decode(data))) as reader:
         assert reader.getparams()[:4] == (1, 2, 8000, 5120) and reader.readframes(5120) == bytes(range(256)) * 40
     assert "attached 0.6 s of speech" in ask(talk, "/mic 0.05")
-    talk.type("/mic\n")
-    talk.wait_for("recording; Enter ends it")
+    # Not without seconds: Python's input() may sleep through a Ctrl-C of the very moment in which it begins.
+    talk.type("/mic 5\n")
+    talk.wait_for("recording for 5 s")
     talk.type("\x03")
     assert "(stopped)" in talk.wait_for(PROMPT)
     assert "(took away 1)" in ask(talk, "/detach")
