@@ -28,8 +28,7 @@ from .batches import IGNORED, Batch, Batches
 SEED = 4
 TOKENIZER_EXAMPLES = 1500
 WARM_UP = 0.02  # share of the steps
-DECAY = 0.4
-MUON_RATE = 4e-3
+MUON_RATE = 3e-3
 ADAM_RATE = 3e-3
 WEIGHT_DECAY = 0.05
 GRADIENT_NORM = 1.0
@@ -209,8 +208,8 @@ def causal_attention(
 
 
 def schedule(progress: float) -> float:
-    """Factor of the learning rate: up in the first steps, then level, then down to nothing in a straight line."""
-    return min(1.0, progress / WARM_UP + 0.01, (1 - progress) / DECAY)
+    """Factor of the learning rate: up in the first steps, then down to nothing in a straight line."""
+    return min(progress / WARM_UP + 0.01, (1 - progress) / (1 - WARM_UP))
 
 
 def model_settings(shape: architecture.Shape) -> dict[str, Any]:

@@ -29,9 +29,9 @@ def _add_more(source: Source) -> tuple[list[Message], str]:
 
 def _turn_around(source: Source) -> tuple[list[Message], str]:
     if source.chance(0.5):
-        items, separator = source.distinct(source.word, source.between(2, 5)), ", "
+        items, separator = source.distinct(source.word, source.between(2, 4)), ", "
     else:
-        items, separator = source.several(words.LETTERS, source.between(2, 7)), " "
+        items, separator = source.several(words.LETTERS, source.between(2, 5)), " "
     given = separator.join(items)
     first = source.pick(("Repeat: {0}", "Copy: {0}", "Say: {0}", "Repeat after me: {0}")).format(given)
     question = source.pick(("Now backwards.", "And backwards?", "Now reverse it.", "Now the other way round."))
@@ -39,7 +39,7 @@ def _turn_around(source: Source) -> tuple[list[Message], str]:
 
 
 def _largest_first(source: Source) -> tuple[list[Message], str]:
-    numbers = sorted(source.several(range(100), source.between(2, 5)))
+    numbers = sorted(source.several(range(10, 100), source.between(2, 4)))
     given = " ".join(map(str, source.several(numbers, len(numbers))))
     question = source.pick(("And from large to small?", "Now from large to small.", "Now the largest first."))
     rising, falling = " ".join(map(str, numbers)), " ".join(map(str, reversed(numbers)))
@@ -47,7 +47,7 @@ def _largest_first(source: Source) -> tuple[list[Message], str]:
 
 
 def _recall(source: Source) -> tuple[list[Message], str]:
-    told = reading.facts(source, source.between(1, 4))
+    told = reading.facts(source, source.between(1, 3))
     wanted = source.pick(told)
     turns = [user(" ".join(fact.sentence for fact in told)), assistant("Thank you, I will remember that.")]
     return [*turns, *_interlude(source), user(wanted.question(source))], wanted.sentence

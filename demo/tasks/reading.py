@@ -10,7 +10,7 @@ from .example import Example, asked
 from .source import Source
 
 NAME = "facts"
-RANGE = "2 to 5 sentences about different people: homes, jobs, favourite foods and pets"
+RANGE = "2 or 3 sentences about different people: homes, jobs, favourite foods and pets"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,6 @@ def facts(source: Source, count: int) -> list[Fact]:
 
 def make(source: Source) -> Example:
     """`Mia lives in Oslo. Tom lives in Fobu. Where does Tom live?` → `Tom lives in Fobu.`"""
-    told = facts(source, source.between(2, 5))
+    told = facts(source, source.between(2, 3))
     wanted = source.pick(told)
     return asked(NAME, f"{' '.join(fact.sentence for fact in told)} {wanted.question(source)}", wanted.sentence)

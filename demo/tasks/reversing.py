@@ -7,7 +7,7 @@ from .example import Example, asked
 from .source import Source
 
 NAME = "reverse"
-RANGE = "2 to 7 different words separated by commas, or 2 to 8 letters separated by spaces"
+RANGE = "2 to 5 different words separated by commas, or 2 to 6 different letters separated by spaces"
 
 _WORDS = (
     "Reverse this list: {items}",
@@ -28,8 +28,8 @@ _LETTERS = (
 def make(source: Source) -> Example:
     """`Reverse: fox, key, apple` → `apple, key, fox`; `Reverse: a k p` → `p k a`."""
     if source.chance(0.5):
-        items, separator, questions = source.distinct(source.word, source.between(2, 7)), ", ", _WORDS
+        items, separator, questions = source.distinct(source.word, source.between(2, 5)), ", ", _WORDS
     else:
-        items, separator, questions = [source.pick(words.LETTERS) for _ in range(source.between(2, 8))], " ", _LETTERS
+        items, separator, questions = source.several(words.LETTERS, source.between(2, 6)), " ", _LETTERS
     given = separator.join(items)
     return asked(NAME, source.pick(questions).format(items=given), separator.join(reversed(items)), given)

@@ -16,7 +16,7 @@ from .example import Example, Message, user
 from .source import Source
 
 NAME = "tools"
-RANGE = "1 to 3 tools of 8 kinds under several names, flat or OpenAI-style definitions; one call"
+RANGE = "1 or 2 tools of 8 kinds under several names, flat or OpenAI-style definitions; one call"
 
 Arguments = Mapping[str, str | int]
 
@@ -73,11 +73,11 @@ def _phrase(source: Source) -> str:
     return " ".join(source.word() for _ in range(source.between(1, 4)))
 
 
-_CITY = Parameter(("city", "location", "place"), "string", "Name of the city", Source.place)
+_CITY = Parameter(("city", "place"), "string", "Name of the city", Source.place)
 
 KINDS = (
     Kind(
-        ("get_weather", "weather", "fetch_weather", "weather_lookup"),
+        ("get_weather", "weather"),
         ("Current weather of a city", "Looks up the weather"),
         (_CITY,),
         (
@@ -88,34 +88,34 @@ KINDS = (
         ),
     ),
     Kind(
-        ("get_time", "local_time", "clock", "time_lookup"),
+        ("get_time", "clock"),
         ("Local time of a city", "Tells the time"),
         (_CITY,),
         ("What time is it in {0}?", "Tell me the time in {0}.", "How late is it in {0}?"),
     ),
     Kind(
-        ("set_timer", "start_timer", "timer"),
+        ("set_timer", "timer"),
         ("Starts a timer", "Sets a timer in minutes"),
         (Parameter(("minutes", "duration"), "integer", "Number of minutes", lambda source: source.between(1, 99)),),
         ("Set a timer for {0} minutes.", "Wake me in {0} minutes.", "Start a timer of {0} minutes."),
     ),
     Kind(
-        ("send_message", "send_text", "message"),
+        ("send_message", "message"),
         ("Sends a message to a person", "Sends a text"),
         (
-            Parameter(("to", "recipient", "name"), "string", "Who gets it", Source.name),
+            Parameter(("to", "name"), "string", "Who gets it", Source.name),
             Parameter(("text", "body"), "string", "What to say", _phrase),
         ),
         ("Send {0} this message: {1}", "Write to {0}: {1}", "Send a message to {0}: {1}"),
     ),
     Kind(
-        ("play_music", "play_song", "play"),
+        ("play_music", "play"),
         ("Plays a song", "Plays music"),
-        (Parameter(("title", "song", "track"), "string", "Title of the song", _phrase),),
+        (Parameter(("title", "song"), "string", "Title of the song", _phrase),),
         ("Play the song {0}", "Play {0}", "I want to hear {0}"),
     ),
     Kind(
-        ("switch_light", "set_light", "light"),
+        ("set_light", "light"),
         ("Switches a light on or off", "Controls the lights"),
         (
             Parameter(
@@ -129,19 +129,19 @@ KINDS = (
         ("Turn {1} the light in the {0}.", "Switch {1} the {0} light.", "Light {1} in the {0}, please."),
     ),
     Kind(
-        ("find_route", "route", "get_directions"),
+        ("find_route", "route"),
         ("Finds a way between two cities", "Plans a trip"),
         (
             Parameter(("start", "origin"), "string", "Where to start", Source.place),
-            Parameter(("end", "destination", "goal"), "string", "Where to go", Source.place),
+            Parameter(("end", "goal"), "string", "Where to go", Source.place),
         ),
         ("How do I get from {0} to {1}?", "Find a route from {0} to {1}.", "I am in {0} and want to go to {1}."),
     ),
     Kind(
-        ("buy", "order_item", "add_to_cart"),
+        ("buy", "order"),
         ("Orders something from the shop", "Puts things into the cart"),
         (
-            Parameter(("count", "amount", "quantity"), "integer", "How many", lambda source: source.between(2, 60)),
+            Parameter(("count", "amount"), "integer", "How many", lambda source: source.between(2, 60)),
             Parameter(("item", "product"), "string", "What to buy", lambda source: source.pick(words.FOODS)),
         ),
         ("Buy {0} {1}.", "Order {0} {1} for me.", "I need {0} {1}."),
@@ -176,7 +176,7 @@ def call_text(name: str, arguments: Arguments) -> str:
 
 def request(source: Source) -> tuple[Message, Tool, Arguments, str]:
     """System turn with tools, the tool that the request needs, its arguments and the text of the request."""
-    tools = offer(source, source.several(KINDS, source.weighted((1, 2, 3), (5, 4, 1))))
+    tools = offer(source, source.several(KINDS, source.between(1, 2)))
     tool = source.pick(tools)
     values = [parameter.value(source) for parameter in tool.kind.parameters]
     arguments = dict(zip(tool.parameters, values, strict=True))
@@ -184,6 +184,6 @@ def request(source: Source) -> tuple[Message, Tool, Arguments, str]:
 
 
 def make(source: Source) -> Example:
-    """`Play fox` → `<|tool_call|>[{"name": "play_song", "arguments": {"title": "fox"}}]<|/tool_call|>`."""
+    """`Play fox` → `<|tool_call|>[{"name": "play_music", "arguments": {"title": "fox"}}]<|/tool_call|>`."""
     system, tool, arguments, text = request(source)
     return Example(NAME, (system, user(text)), call_text(tool.name, arguments), f"{text} {tool.name}")

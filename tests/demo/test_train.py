@@ -140,6 +140,7 @@ def test_teacher_forcing_says_what_greedy_decoding_does(straight: Path) -> None:
     assert measure.solved(model, words, examples) == [example.answer == examples[0].answer for example in examples]
 
 
-def test_the_schedule_rises_stays_and_falls() -> None:
+def test_the_schedule_rises_and_falls() -> None:
     rates = [train.schedule(step / 1000) for step in range(1000)]
-    assert 0 < rates[0] < rates[10] < rates[30] == rates[500] == 1.0 > rates[700] > rates[999] > 0
+    assert 0 < rates[0] < rates[10] < rates[20] > rates[500] > rates[999] > 0
+    assert 0.99 < max(rates) <= 1.0
