@@ -1,0 +1,126 @@
+"""The shipped checkpoint: small, complete, what its card says, and able to do its tasks at INT4 through the runtime."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+import edgephi
+from edgephi.demo import architecture, conversations
+from edgephi.demo.tasks import RANGES, TASKS, held_out
+from edgephi.export.pipeline import export
+
+LARGEST = 8_000_000  # bytes of the whole folder
+QUESTIONS = 20
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
+
+
+def _measured(name: str) -> dict[str, Any]:
+    """What benchmarks/results/quality.json says of one column."""
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_bytes())["qualities"]
+    return next(row for row in rows if row["name"] == name)
+
+
+def _least_right(accuracy: float) -> float:
+    """Fewer right answers to QUESTIONS than measured happen in about one draw of a thousand (three deviations).
+
+    Both draws scatter, the measured one of `examples` too; adding one right and one wrong answer to it keeps a perfect
+    score from counting as certainty (Laplace's rule of succession).
+    """
+    examples = json.loads(RESULTS.read_bytes())["examples"]
+    likely = (accuracy * examples + 1) / (examples + 2)
+    deviation = math.sqrt(likely * (1 - likely) * (1 / QUESTIONS + 1 / examples))
+    return QUESTIONS * (likely - 3 * deviation) - 0.5
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    with as_file(files("edgephi.demo") / "checkpoint") as path:
+        return path
+
+
+@pytest.fixture(scope="module")
+def session(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[edgephi.Session]:
+    bundle = tmp_path_factory.mktemp("demo") / "bundle"
+    export(folder, bundle, threads=1)
+    with edgephi.load(bundle, threads=1) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def words(folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def test_it_is_small_and_complete(folder: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sizes.keys() == {
+        "LICENSE", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+        "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert sum(sizes.values()) <= LARGEST
+
+
+def test_weights_are_finite_bfloat16_under_the_published_names(folder: Path) -> None:
+    shape = architecture.DEMO
+    layer = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj", "input_layernorm",
+             "post_attention_layernorm")  # fmt: skip
+    names = {f"model.layers.{number}.{part}.weight" for number in range(shape.layers) for part in layer}
+    with safe_open(folder / "model.safetensors", "pt") as stored:
+        assert set(stored.keys()) == names | {"model.embed_tokens.weight", "model.norm.weight"}
+        for name in stored.keys():
+            tensor = stored.get_tensor(name)
+            assert str(tensor.dtype) == "torch.bfloat16"
+            assert bool(tensor.isfinite().all())
+
+
+def test_its_configuration_is_the_one_the_script_writes(folder: Path) -> None:
+    assert json.loads((folder / "config.json").read_bytes()) == architecture.config(architecture.DEMO)
+    assert json.loads((folder / "generation_config.json").read_bytes()) == architecture.generation_config()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_does_its_tasks_at_int4(task: str, session: edgephi.Session, words: Tokenizer) -> None:
+    """Real decoding of questions that it was not trained on; the end of the answer is part of it."""
+    wrong = []
+    for example in held_out(task, QUESTIONS, seed=77):
+        reply = session.generate(list(example.turns), temperature=0, max_tokens=200)
+        if list(reply.token_ids) != conversations.answer_ids(words, example):
+            wrong.append((example.turns[-1]["content"], reply.text, example.answer))
+    assert QUESTIONS - len(wrong) >= _least_right(_measured("int4 balanced")["accuracy"][task]), wrong
+
+
+def test_the_int4_bundle_answers_as_the_reference_does(
+    folder: Path, session: edgephi.Session, words: Tokenizer
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers warns about spellings of configurations
+        from edgephi.benchmarks.quality import Reference, divergence
+
+        reference = Reference(folder)
+    apart = divergence(reference, session, [example for task in TASKS for example in held_out(task, 3, seed=80)])
+    known = _measured("int4 balanced")["divergence"]
+    # the mean of 36 conversations scatters about four times as much as that of the hundreds behind the measurement
+    assert apart.mean < known["mean"] + 5 * apart.standard_error
+    assert apart.agreement > known["agreement"] - 0.03
+
+
+def test_the_card_quotes_the_measurements() -> None:
+    """Accuracies in demo/README.md are those of benchmarks/results/quality.json."""
+    card = (ROOT / "demo" / "README.md").read_text(encoding="utf-8")
+    columns = [_measured(name) for name in ("bf16 (transformers)", "int4 balanced")]
+    for task in TASKS:
+        cells = " | ".join(f"{column['accuracy'][task]:.1%}" for column in columns)
+        assert f"| {task} | {RANGES[task]} | {cells} |" in card
+    assert re.search(r"^license: mit$", card, re.MULTILINE)
