@@ -347,7 +347,11 @@ def watch(event, arguments):
     if event.startswith(("socket.", "subprocess.", "os.exec", "os.system", "os.fork", "ctypes.dlopen")):
         print(event, arguments)
     if event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
-        if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not arguments[0].startswith(allowed):
+        # filelock 4.3 tries locks of the folder on a file that never has a name
+        unnamed = getattr(os, "O_TMPFILE", -1)
+        probe = arguments[0] == str(target.parent) and arguments[2] & unnamed == unnamed
+        writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes and not probe and not arguments[0].startswith(allowed):
             print(event, arguments)
     if event == "import" and "modeling" in arguments[0]:
         print(event, arguments)
