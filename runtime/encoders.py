@@ -90,11 +90,6 @@ class ImageEncoder:
         self.graph = graph
         self._cache = cache
 
-    def release(self) -> None:
-        """Forget the graph and the rows."""
-        self.graph.release()
-        self._cache.clear()
-
     def encode(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
         """The rows of `image`; computed once for as long as they are kept. Raises BundleError, Interrupted."""
         rows = self._cache.get(image.sha256)
@@ -121,11 +116,6 @@ class SpeechEncoder:
     def __init__(self, graph: LazyGraph, cache: FeatureCache) -> None:
         self.graph = graph
         self._cache = cache
-
-    def release(self) -> None:
-        """Forget the graph and the rows."""
-        self.graph.release()
-        self._cache.clear()
 
     def encode(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
         """The rows of `recording` under `mode`, MODE_SPEECH or MODE_VISION_SPEECH. Raises BundleError, Interrupted."""

@@ -37,14 +37,14 @@ class Model:
         self._tables = tables
         self._open: Callable[[str], Graph] = lambda name: Graph(folder / manifest.graphs[name].file, provider, threads)
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
-        cache = FeatureCache()
+        self._features = FeatureCache()
         vision, speech = (
             LazyGraph(folder / manifest.graphs[name].file, provider, threads) if name in manifest.graphs else None
             for name in (VISION, SPEECH)
         )
         self._encoders = Encoders(
-            None if vision is None else ImageEncoder(vision, cache),
-            None if speech is None else SpeechEncoder(speech, cache),
+            None if vision is None else ImageEncoder(vision, self._features),
+            None if speech is None else SpeechEncoder(speech, self._features),
         )
         self._use(TEXT)
 
@@ -71,7 +71,8 @@ class Model:
         """Give the memory of the encoders and of what they made back; the next medium loads them again."""
         for encoder in (self._encoders.image, self._encoders.speech):
             if encoder is not None:
-                encoder.release()
+                encoder.graph.release()
+        self._features.clear()
 
     def close(self) -> None:
         """Free everything, after the step in progress."""

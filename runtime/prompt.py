@@ -155,7 +155,6 @@ class PromptReader:
                 )
         return [int(cast("int", number)) for number in ids]
 
-
     def _prepare(self, medium: Media) -> Picture | AudioInputs:
         """Decode one medium; an error says where in the messages it stands."""
         source = cast("Any", medium.source)

@@ -33,6 +33,7 @@ from .prompt import Prompt, PromptReader, ReadPrompt
 from .providers.provider import Provider
 from .rotary import RotaryTables
 from .sampling import Sampler, Sampling, is_whole
+from .thinking import inside_thought
 from .tokens import Tokenizer
 from .tools import ToolCall
 from .transcribe import CHUNK_SECONDS, Transcript, TranscriptSegment, make_transcript, stream_segments
@@ -166,7 +167,7 @@ class Session:
         reader = AnswerReader(
             self._tokenizer,
             (stop,) if isinstance(stop, str) else stop,
-            thinking=self._inside_thought(ids),
+            thinking=inside_thought(self._tokenizer, ids),
             tools=bool(tools),
         )
         sampler = Sampler(sampling, ids, logprobs=logprobs, never=self._prompts.placeholders)
@@ -342,10 +343,6 @@ class Session:
                 " the answer: shorten the conversation or load the bundle with a larger context"
             )
         return min(self.context - prompt, DEFAULT_TOKENS if max_tokens is None else max_tokens)
-
-    def _inside_thought(self, ids: Sequence[int]) -> bool:
-        """Whether the prompt ends with the opening tag of a thought, as some templates write it."""
-        return self._tokenizer.decode(ids[-8:], skip_special=False).rstrip().endswith("<think>")
 
 
 def _provider(device: str, manifest: Manifest) -> Provider:

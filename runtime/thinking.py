@@ -1,23 +1,14 @@
-"""Thoughts on demand and within limits: opens or skips the thought of an answer, and ends one that has used its budget.
+"""Thoughts on demand: what behind a prompt opens or skips the thought of its answer, and whether one is open already.
 
-Boundary: token ids and steps; what counts as thought is told by the reader of the answer. The decode loop knows nothing
-of this: a thought that is ended is a sequence that goes on with other tokens than the model chose.
+Boundary: token ids in and out; the text of an answer is split by reasoning.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
-from .answer import AnswerReader
-from .cache import Position
-from .decode import Step, Work
-from .errors import RequestError
 from .reasoning import CLOSE, OPEN
-from .sampling import is_whole
 from .tokens import Tokenizer
-
-# (sequence, tokens that may follow) → the steps that continue it
-Continue = Callable[[Sequence[Position], int], Iterator[Step]]
 
 
 def opening(
@@ -39,37 +30,6 @@ def opening(
 def inside_thought(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
     """Whether a prompt ends with the opening tag of a thought, as some templates write it."""
     return tokenizer.decode(prompt[-8:], skip_special=False).rstrip().endswith(OPEN)
-
-
-def check_budget(budget: int | None) -> None:
-    """Raises RequestError for a budget that is not a number of tokens."""
-    if budget is not None and not (is_whole(budget) and budget >= 0):
-        raise RequestError(
-            f"think_budget is {budget!r}; allowed is a whole number of tokens from 0, or None for no limit"
-        )
-
-
-def within_budget(
-    tokenizer: Tokenizer, reader: AnswerReader, prompt: Sequence[Position], limit: int, budget: int, go_on: Continue,
-) -> Iterator[Step]:
-    """The steps of `go_on(prompt, limit)`; a thought of `budget` tokens is closed and the answer begins.
-
-    The closing tag counts as tokens of the answer. `reader` has read every step before the next one is asked for.
-    """
-    made: list[int] = []
-    thought = 0
-    closing = _tag(tokenizer, CLOSE)
-    for step in go_on(prompt, limit):
-        made.append(step.token_id)
-        yield step
-        thought += reader.kind == "thinking"
-        if step.finish is not None:
-            return
-        if reader.kind == "thinking" and thought >= budget and len(made) + len(closing) < limit:
-            break
-    yield from (Step(token_id, None, Work(0, 0, 0, 0.0), None) for token_id in closing)
-    made += closing
-    yield from go_on([*prompt, *made], limit - len(made))
 
 
 def _tag(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -13,7 +13,7 @@ from ..messages import Message
 from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
-from .parameters import read_effort, read_options, read_variables, refuse_unoffered
+from .parameters import read_effort, read_options, read_streaming, read_variables, refuse_unoffered
 from .prefixes import Conversation
 from .tool_fields import Tools, read_tools
 
@@ -47,12 +47,7 @@ def read_chat(fields: Fields, bundle: Bundle) -> ChatRequest:
     options["tools"] = tools.functions or None
     options["variables"] = read_variables(fields)
     read_effort(fields.text("reasoning_effort"), "reasoning_effort", bundle)
-    stream, include_usage = fields.flag("stream"), False
-    wanted = fields.inner("stream_options")
-    if wanted is not None:
-        if not stream:
-            raise RequestError("stream_options is given without stream: set stream to true or leave it out")
-        include_usage = wanted.flag("include_usage")
+    stream, include_usage = read_streaming(fields)
     conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
     return ChatRequest(
         messages, conversation, tools, options, stream, include_usage, logprobs, fields.unread()

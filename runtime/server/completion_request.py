@@ -13,7 +13,7 @@ from ..errors import RequestError
 from ..sampling import is_whole
 from .bundles import Bundle
 from .fields import Fields
-from .parameters import read_options, refuse_unoffered
+from .parameters import read_options, read_streaming, refuse_unoffered
 
 if TYPE_CHECKING:
     from ..session import Options
@@ -53,12 +53,7 @@ def read_completion(fields: Fields, bundle: Bundle) -> CompletionRequest:
     echo = fields.flag("echo")
     if echo and logprobs:
         raise RequestError("echo and logprobs are both given; the prompt's own logarithms are not offered")
-    stream, include_usage = fields.flag("stream"), False
-    wanted = fields.inner("stream_options")
-    if wanted is not None:
-        if not stream:
-            raise RequestError("stream_options is given without stream: set stream to true or leave it out")
-        include_usage = wanted.flag("include_usage")
+    stream, include_usage = read_streaming(fields)
     return CompletionRequest(prompts, echo, options, stream, include_usage, logprobs, fields.unread())
 
 

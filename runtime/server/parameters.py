@@ -120,6 +120,17 @@ def read_effort(effort: str | None, name: str, bundle: Bundle) -> None:
         raise RequestError(f"{name} is 'none', but model {bundle.name!r} always thinks: leave it out")
 
 
+def read_streaming(fields: Fields) -> tuple[bool, bool]:
+    """Whether the answer is streamed, and whether its last chunk states the usage. Raises RequestError."""
+    stream, include_usage = fields.flag("stream"), False
+    wanted = fields.inner("stream_options")
+    if wanted is not None:
+        if not stream:
+            raise RequestError("stream_options is given without stream: set stream to true or leave it out")
+        include_usage = wanted.flag("include_usage")
+    return stream, include_usage
+
+
 def _stops(fields: Fields) -> Sequence[str]:
     given = fields.raw("stop")
     if given is None:
