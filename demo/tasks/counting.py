@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from . import words
 from .example import Example, asked
 from .source import Source
 
 NAME = "count"
-RANGE = "lists of 1 to 6 words; the number of all words or of one of them"
+RANGE = "lists of 1 to 6 common words; the number of all words or of one of them"
 
 _ONE = (
     "How many times is {word} in this list: {items}",
@@ -26,10 +27,10 @@ def make(source: Source) -> Example:
     """`Count fox in this list: fox, key, fox` → `2`."""
     length = source.between(1, 6)
     if source.chance(0.4):
-        items = [source.word() for _ in range(length)]
+        items = [source.pick(words.WORDS) for _ in range(length)]
         given = ", ".join(items)
         return asked(NAME, source.pick(_ALL).format(items=given), str(length), f"all {given}")
-    word, *others = source.distinct(source.word, source.between(2, 3))
+    word, *others = source.several(words.WORDS, source.between(2, 3))
     times = source.between(0, length)
     items = source.several([word] * times + [source.pick(others) for _ in range(length - times)], length)
     given = ", ".join(items)
