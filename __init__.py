@@ -35,7 +35,8 @@ if TYPE_CHECKING:
         UnsupportedModel,
         WeightMismatch,
     )
-    from .runtime.session import Piece, Reply, Session, Transcript, TranscriptSegment, Usage, load
+    from .runtime.loading import load
+    from .runtime.session import Piece, Reply, Session, Transcript, TranscriptSegment, Usage
 
 __version__ = "0.1.0"
 
@@ -65,13 +66,13 @@ __all__ = [
     "load",
 ]
 
-_SESSION = frozenset({"Piece", "Reply", "Session", "Transcript", "TranscriptSegment", "Usage", "load"})
+_SESSION = frozenset({"Piece", "Reply", "Session", "Transcript", "TranscriptSegment", "Usage"})
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = ".runtime.session" if name in _SESSION else ".runtime.errors"
+    module = ".runtime.loading" if name == "load" else ".runtime.session" if name in _SESSION else ".runtime.errors"
     value: object = getattr(importlib.import_module(module, __name__), name)
     globals()[name] = value
     return value

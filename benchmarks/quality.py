@@ -27,7 +27,8 @@ from tokenizers import Tokenizer
 from edgephi.demo.conversations import answer_ids, prompt_ids
 from edgephi.demo.tasks import RANGES, TASKS, held_out
 from edgephi.demo.tasks.example import Example
-from edgephi.runtime.session import Session, load
+from edgephi.runtime.loading import load
+from edgephi.runtime.session import Session
 
 from . import machine
 from .export_cost import Case

@@ -64,7 +64,7 @@ def demo(output: Path, precision: str, preset: str, seed: int, threads: int | No
 
     from ..export.pipeline import export
     from ..export.verify import verify
-    from ..runtime.session import load
+    from ..runtime.loading import load
     from .showcase import answer, examples
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=as_json)

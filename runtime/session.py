@@ -12,83 +12,31 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import TypedDict, TypeVar, Unpack
+from typing import Unpack
 
 import numpy as np
 
-from . import providers
 from .answer import AnswerReader, Part
 from .audio_decode import AudioSource
 from .cache import Snapshot
-from .chat import ChatTemplate
 from .decode import Progress, Step, generate
-from .errors import ContextOverflow, ProviderUnavailable, RequestError, SessionBusy
+from .errors import RequestError, SessionBusy
 from .graphs import Interrupt, Interrupted
-from .manifest import Manifest, RecommendedSampling, read_manifest, verify_files
+from .manifest import Manifest
 from .messages import Message
 from .model import Model
+from .options import Options, choose_limit, choose_sampling
 from .prompt import Prompt, PromptReader, ReadPrompt
 from .providers.provider import Provider
-from .rotary import RotaryTables
-from .sampling import Sampler, Sampling, is_whole
+from .sampling import Sampler
 from .thinking import inside_thought
 from .tokens import Tokenizer
 from .tools import ToolCall
 from .transcribe import CHUNK_SECONDS, Transcript, TranscriptSegment, make_transcript, stream_segments
-from .usage import Meter, Piece, Reply, Usage
+from .usage import Meter, Piece, Reply, Usage, joined
 
-__all__ = ["Piece", "Prompt", "Reply", "Session", "ToolCall", "Transcript", "TranscriptSegment", "Usage", "load"]
-
-HASHED_BYTES = 64 << 20  # larger files are weights: loading checks their size, `edgephi verify` their hash
-MAXIMUM_THREADS = 1024
-DEFAULT_TOKENS = 8192  # an answer that never ends must not eat all memory by itself
-
-T = TypeVar("T")
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments of `Session.stream`, which states their meaning."""
-
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    repetition_penalty: float | None
-    seed: int | None
-    stop: str | Sequence[str]
-    logprobs: bool
-    tools: Sequence[Mapping[str, object]] | None
-    variables: Mapping[str, object]
-    progress: Progress | None
-    draft: bool
-
-
-def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None) -> Session:
-    """Open a bundle folder.
-
-    `device` is a name of `edgephi.runtime.providers`, or "auto" for the one that the bundle was exported for.
-    `threads`: None for one on each physical core. `context`: the longest conversation in tokens; None for all that
-    the model has, where a LongRoPE model computes a conversation again when it outgrows its original length; a number
-    for one rotary table from the first token on. Sizes of all files and hashes of all but the weights are checked.
-
-    Raises BundleError, ProviderUnavailable, RequestError.
-    """
-    folder = Path(bundle)
-    manifest = read_manifest(folder)
-    provider = _provider(device, manifest)
-    if threads is not None and not (is_whole(threads) and 1 <= threads <= MAXIMUM_THREADS):
-        raise RequestError(f"threads is {threads!r}; allowed is a whole number from 1 to {MAXIMUM_THREADS}, or None")
-    tables = RotaryTables.open(folder, manifest.text, context)
-    verify_files(folder, manifest, below=HASHED_BYTES)
-    tokenizer = Tokenizer.open(folder)
-    template = ChatTemplate.open(folder, tokenizer.controls)
-    reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
-    chosen = threads or provider.default_threads()
-    model = Model(folder, manifest, provider, chosen, tables)
-    return Session(manifest, provider, chosen, tokenizer, reader, model)
+__all__ = ["Piece", "Prompt", "Reply", "Session", "ToolCall", "Transcript", "TranscriptSegment", "Usage"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +53,7 @@ class Kept:
 
 
 class Session:
-    """One loaded bundle, made by `load`. One call at a time; `cancel` and `close` from any thread."""
+    """One loaded bundle, made by `edgephi.load`. One call at a time; `cancel` and `close` from any thread."""
 
     def __init__(
         self,
@@ -130,40 +78,31 @@ class Session:
         self._closed = False
 
     def stream(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        logprobs: bool = False,
-        tools: Sequence[Mapping[str, object]] | None = None,
-        variables: Mapping[str, object] = {},
-        progress: Progress | None = None,
-        draft: bool = True,
-    ) -> Generator[Piece, None, None]:
+        self, prompt: Prompt, *,
+        max_tokens: int | None = None, temperature: float | None = None, top_p: float | None = None,
+        top_k: int | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
+        seed: int | None = None, stop: str | Sequence[str] = (), logprobs: bool = False,
+        tools: Sequence[Mapping[str, object]] | None = None, variables: Mapping[str, object] = {},
+        progress: Progress | None = None, draft: bool = True,
+    ) -> Generator[Piece, None, None]:  # fmt: skip
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
         `prompt`: text as one user turn, messages of the whole conversation, or token ids. Messages may hold pictures
         and recordings where the bundle takes them. `max_tokens`: None for what the context leaves, at most
-        DEFAULT_TOKENS. Sampling: None for what the publisher recommends, else greedy; temperature 0 is greedy. `stop`:
-        texts that end the answer and are not part of it. `tools`: function descriptions for templates that take them.
-        `variables`: further names that the template reads. `progress(stage, done, total)` is called while the prompt
-        is computed, or computed again because it outgrew its rotary table or got its first medium. `draft`: verify
-        guesses at repetitions several at a time, which changes the speed and not what is said.
+        `options.DEFAULT_TOKENS`. Sampling: None for what the publisher recommends, else greedy; temperature 0 is
+        greedy. `stop`: texts that end the answer and are not part of it. `tools`: function descriptions for templates
+        that take them. `variables`: further names that the template reads. `progress(stage, done, total)` is called
+        while the prompt is computed, or computed again because it outgrew its rotary table or got its first medium.
+        `draft`: verify guesses at repetitions several at a time, which changes the speed and not what is said.
 
         Raises RequestError and ContextOverflow at once; SessionBusy and NonFiniteLogits while the pieces are taken.
         """
         started = time.perf_counter()
-        sampling = _sampling(self.manifest.sampling, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        recommended = self.manifest.sampling
+        sampling = choose_sampling(recommended, temperature, top_k, top_p, min_p, repetition_penalty, seed)
         asked = self._read(prompt, tools, variables)
         ids = asked.ids
-        limit = self._limit(len(ids), max_tokens)
+        limit = choose_limit(max_tokens, len(ids), self.context)
         reader = AnswerReader(
             self._tokenizer,
             (stop,) if isinstance(stop, str) else stop,
@@ -182,19 +121,7 @@ class Session:
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """The whole answer at once; arguments and errors are those of `stream`."""
-        pieces = list(self.stream(prompt, **options))
-        last, made = pieces[-1], [piece for piece in pieces if piece.token_id is not None]
-        assert last.finish_reason is not None and last.usage is not None
-        logprobs = tuple(piece.logprob for piece in made if piece.logprob is not None)
-        return Reply(
-            text="".join(piece.text for piece in pieces if piece.kind == "answer"),
-            token_ids=tuple(piece.token_id for piece in made if piece.token_id is not None),
-            finish_reason=last.finish_reason,
-            usage=last.usage,
-            thinking="".join(piece.text for piece in pieces if piece.kind == "thinking"),
-            tool_calls=tuple(piece.call for piece in pieces if piece.call is not None),
-            logprobs=logprobs if options.get("logprobs") else None,
-        )
+        return joined(list(self.stream(prompt, **options)), logprobs=options.get("logprobs", False))
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
         """The answer to a conversation; arguments and errors are those of `stream`."""
@@ -333,56 +260,6 @@ class Session:
         if self._closed:
             raise RequestError("this session is closed: load the bundle again")
         return self._prompts.read(prompt, tools, variables)
-
-    def _limit(self, prompt: int, max_tokens: int | None) -> int:
-        if max_tokens is not None and not (is_whole(max_tokens) and max_tokens >= 1):
-            raise RequestError(f"max_tokens is {max_tokens!r}; allowed is a whole number from 1, or None")
-        if prompt >= self.context:
-            raise ContextOverflow(
-                f"the prompt has {prompt} tokens, the context of {self.context} must hold it and at least one token of"
-                " the answer: shorten the conversation or load the bundle with a larger context"
-            )
-        return min(self.context - prompt, DEFAULT_TOKENS if max_tokens is None else max_tokens)
-
-
-def _provider(device: str, manifest: Manifest) -> Provider:
-    """The device to use; it must run graphs of the activation dtype that the bundle was exported with."""
-    exported = providers.find(manifest.device)
-    provider = exported if device == "auto" else providers.find(device)
-    if provider.activation_dtype != exported.activation_dtype:
-        raise ProviderUnavailable(
-            f"device {device!r} computes in {provider.activation_dtype}, the bundle is for {manifest.device!r} and"
-            f" {exported.activation_dtype}: choose {manifest.device!r} or export the checkpoint for {device!r}"
-        )
-    return provider
-
-
-def _sampling(
-    recommended: RecommendedSampling,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    repetition_penalty: float | None,
-    seed: int | None,
-) -> Sampling:
-    """Fill what the caller left open: the publisher's recommendation, else off; greedy unless someone asks for
-    drawing.
-    """
-    draws = bool(recommended.do_sample) or any(value is not None for value in (top_k, top_p, min_p))
-    chosen = (temperature, recommended.temperature if draws else 0.0, 1.0)
-    return Sampling(
-        temperature=_first(*chosen),
-        top_k=_first(top_k, recommended.top_k, 0),
-        top_p=_first(top_p, recommended.top_p, 1.0),
-        min_p=_first(min_p, recommended.min_p, 0.0),
-        repetition_penalty=_first(repetition_penalty, recommended.repetition_penalty, 1.0),
-        seed=seed,
-    )
-
-
-def _first(*values: T | None) -> T:
-    return next(value for value in values if value is not None)
 
 
 def _pieces(step: Step, parts: Sequence[Part], reader: AnswerReader) -> Iterator[Piece]:

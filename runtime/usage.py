@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,22 @@ class Reply:
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[float, ...] | None = None
+
+
+def joined(pieces: Sequence[Piece], *, logprobs: bool) -> Reply:
+    """The answer that all the pieces of one stream make; `logprobs`: they were asked for."""
+    last, made = pieces[-1], [piece for piece in pieces if piece.token_id is not None]
+    assert last.finish_reason is not None and last.usage is not None
+    found = tuple(piece.logprob for piece in made if piece.logprob is not None)
+    return Reply(
+        text="".join(piece.text for piece in pieces if piece.kind == "answer"),
+        token_ids=tuple(piece.token_id for piece in made if piece.token_id is not None),
+        finish_reason=last.finish_reason,
+        usage=last.usage,
+        thinking="".join(piece.text for piece in pieces if piece.kind == "thinking"),
+        tool_calls=tuple(piece.call for piece in pieces if piece.call is not None),
+        logprobs=found if logprobs else None,
+    )
 
 
 class Meter:

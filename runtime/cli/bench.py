@@ -64,7 +64,7 @@ def bench(
 ) -> None:
     """Measure how fast BUNDLE reads a prompt and writes an answer on this machine."""
     with Waiting(f"loading {bundle.name}"):
-        from ..session import load
+        from ..loading import load
 
         started = time.perf_counter()
         session = load(bundle, device=device, threads=threads, context=context)

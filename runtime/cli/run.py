@@ -133,7 +133,7 @@ def run(
 def loaded(bundle: Path, device: str, threads: int | None, context: int | None) -> Session:
     """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
-        from ..session import load
+        from ..loading import load
 
         return load(bundle, device=device, threads=threads, context=context)
 

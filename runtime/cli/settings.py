@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError
 
 if TYPE_CHECKING:
-    from ..session import Options
+    from ..options import Options
 
 
 @dataclass(frozen=True)

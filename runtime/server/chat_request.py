@@ -18,7 +18,7 @@ from .prefixes import Conversation
 from .tool_fields import Tools, read_tools
 
 if TYPE_CHECKING:
-    from ..session import Options
+    from ..options import Options
 
 
 @dataclass(frozen=True)

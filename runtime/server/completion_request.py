@@ -16,7 +16,7 @@ from .fields import Fields
 from .parameters import read_options, read_streaming, refuse_unoffered
 
 if TYPE_CHECKING:
-    from ..session import Options
+    from ..options import Options
 
 MAXIMUM_PROMPTS = 64
 

@@ -14,7 +14,8 @@ from .prefixes import Conversation, Rewindable
 
 if TYPE_CHECKING:
     from ..audio_decode import AudioSource
-    from ..session import Options, Piece, Prompt, TranscriptSegment, Usage
+    from ..options import Options
+    from ..session import Piece, Prompt, TranscriptSegment, Usage
 
 
 class Engine(Rewindable, Protocol):

@@ -89,7 +89,7 @@ class Models:
 
 def load_engine(bundle: Bundle) -> Engine:
     """Load a bundle as its settings say. Raises what `edgephi.load` raises."""
-    from ..session import load
+    from ..loading import load
 
     loading = bundle.loading
     return load(bundle.folder, device=loading.device, threads=loading.threads, context=loading.context)

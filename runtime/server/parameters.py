@@ -16,7 +16,7 @@ from .bundles import Bundle
 from .fields import Fields
 
 if TYPE_CHECKING:
-    from ..session import Options
+    from ..options import Options
 
 # Parameter → values that mean what happens anyway. The names are OpenAI's, llama.cpp's and vLLM's.
 REFUSED: dict[str, tuple[object, ...]] = {

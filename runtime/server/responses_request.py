@@ -21,7 +21,7 @@ from .prefixes import Conversation
 from .tool_fields import Tools, read_tools
 
 if TYPE_CHECKING:
-    from ..session import Options
+    from ..options import Options
 
 # Parameters of this API alone that refer to memory or to what is not offered → values that mean what happens anyway.
 _REFUSED: dict[str, tuple[object, ...]] = {

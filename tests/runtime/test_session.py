@@ -391,7 +391,7 @@ def test_loading_checks_the_files(folder: Path, tmp_path: Path, copied: Path) ->
 
 
 def test_files_above_the_limit_are_checked_by_size_alone(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgephi.runtime import session as module
+    from edgephi.runtime import loading as module
 
     data = copied / "text.onnx.data"
     content = bytearray(data.read_bytes())

@@ -1,0 +1,60 @@
+"""From a bundle folder to a session.
+
+Boundary: checks the folder and puts the parts of a session together; answers no prompt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import providers
+from .chat import ChatTemplate
+from .errors import ProviderUnavailable, RequestError
+from .manifest import Manifest, read_manifest, verify_files
+from .model import Model
+from .prompt import PromptReader
+from .providers.provider import Provider
+from .rotary import RotaryTables
+from .sampling import is_whole
+from .session import Session
+from .tokens import Tokenizer
+
+HASHED_BYTES = 64 << 20  # larger files are weights: loading checks their size, `edgephi verify` their hash
+MAXIMUM_THREADS = 1024
+
+
+def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None) -> Session:
+    """Open a bundle folder.
+
+    `device` is a name of `edgephi.runtime.providers`, or "auto" for the one that the bundle was exported for.
+    `threads`: None for one on each physical core. `context`: the longest conversation in tokens; None for all that
+    the model has, where a LongRoPE model computes a conversation again when it outgrows its original length; a number
+    for one rotary table from the first token on. Sizes of all files and hashes of all but the weights are checked.
+
+    Raises BundleError, ProviderUnavailable, RequestError.
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    provider = _provider(device, manifest)
+    if threads is not None and not (is_whole(threads) and 1 <= threads <= MAXIMUM_THREADS):
+        raise RequestError(f"threads is {threads!r}; allowed is a whole number from 1 to {MAXIMUM_THREADS}, or None")
+    tables = RotaryTables.open(folder, manifest.text, context)
+    verify_files(folder, manifest, below=HASHED_BYTES)
+    tokenizer = Tokenizer.open(folder)
+    template = ChatTemplate.open(folder, tokenizer.controls)
+    reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
+    chosen = threads or provider.default_threads()
+    model = Model(folder, manifest, provider, chosen, tables)
+    return Session(manifest, provider, chosen, tokenizer, reader, model)
+
+
+def _provider(device: str, manifest: Manifest) -> Provider:
+    """The device to use; it must run graphs of the activation dtype that the bundle was exported with."""
+    exported = providers.find(manifest.device)
+    provider = exported if device == "auto" else providers.find(device)
+    if provider.activation_dtype != exported.activation_dtype:
+        raise ProviderUnavailable(
+            f"device {device!r} computes in {provider.activation_dtype}, the bundle is for {manifest.device!r} and"
+            f" {exported.activation_dtype}: choose {manifest.device!r} or export the checkpoint for {device!r}"
+        )
+    return provider
