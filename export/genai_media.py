@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..runtime.manifest import Manifest
+from ..runtime.manifest import Manifest, Pictures
 from . import signatures as names
 
 TYPE = "phi4mm"
@@ -59,15 +59,16 @@ def sections(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def processors() -> dict[str, bytes]:
-    """File name → settings of genai's preprocessing for the published encoders."""
-    return {VISION_PROCESSOR: _bytes(_vision()), SPEECH_PROCESSOR: _bytes(_speech())}
+def processors(manifest: Manifest) -> dict[str, bytes]:
+    """File name → settings of genai's preprocessing for the bundle's encoders."""
+    assert manifest.pictures is not None
+    return {VISION_PROCESSOR: _bytes(_vision(manifest.pictures)), SPEECH_PROCESSOR: _bytes(_speech())}
 
 
-def _vision() -> dict[str, Any]:
-    """Up to 36 crops of 448 pixels, normalized to -1 … 1, and a view of the whole."""
+def _vision(pictures: Pictures) -> dict[str, Any]:
+    """Up to 36 crops, normalized to -1 … 1, and a view of the whole."""
     normalized = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    crops = {"dynamic_hd": 36, "dyhd_base_resolution": 448}
+    crops = {"dynamic_hd": pictures.maximum, "dyhd_base_resolution": pictures.side}
     steps: list[tuple[str, str, list[str], dict[str, Any]]] = [
         ("decode_image", "DecodeImage", [], {"color_space": "RGB"}),
         ("phi4_vision_dynamic_preprocess", "Phi4VisionDynamicPreprocess", [], crops),
@@ -75,7 +76,7 @@ def _vision() -> dict[str, Any]:
         ("normalize", "Normalize", [], normalized),
         (
             "phi4_vision_processor", "Phi4VisionProcessor", [":0", "phi4_vision_dynamic_preprocess:1"],
-            {"dyhd_base_resolution": 448, "interpolation": "CUBIC"},
+            {"dyhd_base_resolution": pictures.side, "interpolation": "CUBIC"},
         ),
     ]
     return {"processor": {

@@ -198,7 +198,7 @@ def other_runtimes(manifest: Manifest) -> dict[str, bytes]:
     """File name → contents of what other runtimes read beside the graphs and the tokenizer."""
     genai = {"genai_config.json": genai_config(manifest)}
     if genai_media.is_known(manifest):
-        return genai | genai_media.processors()
+        return genai | genai_media.processors(manifest)
     return genai | {"config.json": optimum_config(manifest)}
 
 

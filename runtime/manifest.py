@@ -121,14 +121,16 @@ class RecommendedSampling:
 
 @dataclass(frozen=True)
 class Pictures:
-    """How a picture is cut: a view of the whole and `minimum` to `maximum` "crops" of 448 pixels, or `minimum` to
-    `maximum` "patches" of 16 pixels in its own aspect ratio. The text behind it begins with `after`.
+    """How a picture is cut, `minimum` to `maximum` pieces: a view of the whole and "crops" of `side` pixels in patches
+    of `patch`; or "patches" of 16 pixels in its own aspect ratio. The text behind it begins with `after`.
     """
 
     kind: str
     minimum: int
     maximum: int
     after: str = ""
+    side: int = 448
+    patch: int = 14
 
 
 @dataclass(frozen=True)
@@ -348,18 +350,17 @@ def _check_names(manifest: Manifest, path: Path) -> None:
 
 
 def _check_pictures(manifest: Manifest, path: Path) -> None:
-    pictures = manifest.pictures
-    tokens, graphs = manifest.tokens, manifest.graphs
+    pictures, tokens, graphs = manifest.pictures, manifest.tokens, manifest.graphs
     parts = (("vision", pictures, tokens.image), ("speech", tokens.audio, tokens.audio))
     for name, *needed in parts:
         if any((part is None) != (name not in graphs) for part in needed):
             raise ManifestError(f"{path}: the graph {name!r} or what belongs to it is missing: {EXPORT_AGAIN}")
-    if pictures is None:
-        return
-    if pictures.kind not in PICTURE_KINDS or not 1 <= pictures.minimum <= pictures.maximum <= LARGEST_PICTURE:
-        found = f"{pictures.minimum} to {pictures.maximum} {printable(pictures.kind)}"
+    cut = pictures or Pictures("crops", 1, 1)
+    whole = 1 <= cut.patch < cut.side <= 2048 and cut.side % (2 * cut.patch) == 0
+    if not (whole and cut.kind in PICTURE_KINDS and 1 <= cut.minimum <= cut.maximum <= LARGEST_PICTURE):
         raise ManifestError(
-            f"{path}: a picture is {found}; 1 to {LARGEST_PICTURE} {' or '.join(PICTURE_KINDS)} can be: {EXPORT_AGAIN}"
+            f"{path}: a picture is {cut.minimum} to {cut.maximum} {printable(cut.kind)} of {cut.side} pixels by "
+            f"{cut.patch}; 1 to {LARGEST_PICTURE} {' or '.join(PICTURE_KINDS)} of even numbers can be: {EXPORT_AGAIN}"
         )
 
 

@@ -16,7 +16,7 @@ from .chat import ChatTemplate
 from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, Picture, SpeechEncoder
 from .errors import BundleError, MediaError, RequestError
 from .graphs import Interrupt
-from .image import prepare_image
+from .image import Crop, prepare_image
 from .image_naflex import prepare_naflex_image
 from .inputs import MediaRow
 from .manifest import Pictures, Tokens
@@ -166,7 +166,7 @@ class PromptReader:
             limits = _present(self._pictures)
             if limits.kind == "patches":
                 return prepare_naflex_image(source, min_patches=limits.minimum, max_patches=limits.maximum)
-            return prepare_image(source, max_crops=limits.maximum)
+            return prepare_image(source, max_crops=limits.maximum, crop=Crop(limits.side, limits.patch))
         except MediaError as error:
             raise MediaError(f"{medium.where}: {error}") from error
 

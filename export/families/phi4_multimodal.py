@@ -172,7 +172,8 @@ def media_tokens(config: Config) -> tuple[int, int]:
 
 def pictures(config: Config) -> Pictures:
     """A view of the whole picture and up to 36 crops of it."""
-    return Pictures("crops", 1, 36)
+    shape = config.media.vision
+    return Pictures("crops", 1, 36, side=shape.side, patch=shape.patch)
 
 
 def thinking(config: Config) -> None:

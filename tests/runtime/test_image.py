@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edgephi.runtime.errors import MediaError
 from edgephi.runtime.image import (
-    CROP_PATCHES,
-    CROP_PIXELS,
     MAXIMUM_CROPS,
+    PUBLISHED,
+    Crop,
     CropGrid,
     batch_images,
     plan_crops,
@@ -40,9 +40,9 @@ def test_every_picture_fits_its_grid_or_is_refused(width: int, height: int, max_
         assert max(width, height) > 10 * min(width, height)
         return
     assert 1 <= grid.columns * grid.rows <= max_crops
-    assert 10 <= grid.width <= grid.columns * CROP_PIXELS and 10 <= grid.height <= grid.rows * CROP_PIXELS
+    assert 10 <= grid.width <= grid.columns * PUBLISHED.side and 10 <= grid.height <= grid.rows * PUBLISHED.side
     # One side fills the grid up to truncation, and the aspect ratio is kept to a pixel.
-    gaps = grid.columns * CROP_PIXELS - grid.width, grid.rows * CROP_PIXELS - grid.height
+    gaps = grid.columns * PUBLISHED.side - grid.width, grid.rows * PUBLISHED.side - grid.height
     assert min(gaps) <= 1
     scale = max(Fraction(grid.width, width), Fraction(grid.height, height))
     assert abs(width * scale - grid.width) <= 1 + scale and abs(height * scale - grid.height) <= 1 + scale
@@ -51,7 +51,7 @@ def test_every_picture_fits_its_grid_or_is_refused(width: int, height: int, max_
 
 def _counted(grid: CropGrid) -> int:
     """Tokens by counting a mask, every second patch a direction and one more for each row."""
-    rows, columns = grid.rows * CROP_PATCHES, grid.columns * CROP_PATCHES
+    rows, columns = grid.rows * PUBLISHED.patches, grid.columns * PUBLISHED.patches
     mask = np.ones((rows, columns), np.int64)
     padded_rows, padded_columns = ((grid.rows * 448 - grid.height) // 14, (grid.columns * 448 - grid.width) // 14)
     mask[rows - padded_rows :] = 0
@@ -127,3 +127,15 @@ def test_bicubic_keeps_what_it_must() -> None:
     assert np.array_equal(bicubic(values, 7, 9), values)
     assert np.allclose(bicubic(np.full((1, 5, 6), 3, np.float32), 13, 4), 3, atol=1e-6)
     assert np.array_equal(bicubic(values, 20, 3), bicubic(values.transpose(0, 2, 1), 3, 20).transpose(0, 2, 1))
+
+
+def test_crops_have_the_size_that_the_model_was_trained_with() -> None:
+    crop = Crop(side=112, patch=14)
+    picture = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
+    small = prepare_image(picture, crop=crop)
+    assert small.pixel_values.shape == (3, 3, 112, 112) and small.attention_mask.shape == (3, 8, 8)
+    assert small.image_size == (112, 224)
+    # the view of the whole with its row ends, the separator, and four rows of 2 × 4 cells with their ends
+    assert small.tokens == 4 * 5 + 1 + 4 * 9
+    batch = batch_images([small, prepare_image(picture, max_crops=1, crop=crop)])
+    assert batch.pixel_values.shape == (2, 3, 3, 112, 112)

@@ -174,6 +174,8 @@ def test_pictures_and_recordings_need_their_graphs(bundle: Path, changes: dict[s
 @pytest.mark.parametrize("pictures", [
     {"kind": "tiles", "minimum": 1, "maximum": 36}, {"kind": "patches", "minimum": 0, "maximum": 36},
     {"kind": "patches", "minimum": 37, "maximum": 36}, {"kind": "patches", "minimum": 1, "maximum": 1 << 20},
+    {"kind": "crops", "minimum": 1, "maximum": 36, "side": 100},
+    {"kind": "crops", "minimum": 1, "maximum": 36, "patch": 0},
 ])
 def test_pictures_are_cut_in_ways_that_there_are(bundle: Path, pictures: dict[str, Any]) -> None:
     path = bundle / MANIFEST_NAME
