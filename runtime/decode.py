@@ -1,7 +1,7 @@
-"""Prefill and decode: positions in, logits and token ids out.
+"""One sequence on one graph: positions in, logits out.
 
 Boundary: never sees text. A sequence is a list of positions (see cache.py); how they become inputs of the graph is the
-business of inputs.py, what is chosen from the logits that of sampling.py. Every function leaves the cache consistent,
+business of inputs.py, what is chosen from the logits that of generation.py. Every function leaves the cache consistent,
 also when it is interrupted or fails: then it holds the part of the sequence that was computed.
 """
 
@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .cache import CacheShape, KeyValueCache, Position, Regime, Snapshot
-from .draft import INITIAL_COST, DraftLength, PromptLookup
 from .errors import BundleError, NonFiniteLogits, RequestError
 from .graphs import Graph, Interrupt
 from .inputs import TextInputs
 from .manifest import TextModel
 from .rotary import RotaryTables
-from .sampling import Sampler
 
 CHUNK = 512  # positions a step of prefill: full speed, and a cancelled prefill ends soon
 LOGIT_BYTES = 64 << 20  # logits of one step, where all of them are asked for
@@ -44,23 +42,6 @@ class Work:
     computed: int
     recomputed: int
     seconds: float
-
-
-FREE = Work(0, 0, 0, 0.0)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A token of the answer. `finish` is "stop" at an end token, "length" at the last one allowed, else None.
-
-    `drafted`: it was guessed rightly, so the step that verified it gave the token after it, too, for the same `work`.
-    """
-
-    token_id: int
-    logprob: float | None
-    work: Work
-    finish: str | None
-    drafted: bool = False
 
 
 class Decoder:
@@ -263,84 +244,6 @@ class Decoder:
                 f"the model gave NaN or infinity from position {position} on; the conversation up to there is kept:"
                 " ask again, and run `edgephi verify` if it comes back"
             )
-
-
-def generate(
-    decoder: Decoder,
-    prompt: Sequence[Position],
-    sampler: Sampler,
-    limit: int,
-    ends: frozenset[int],
-    interrupt: Interrupt,
-    progress: Progress | None = None,
-    *,
-    draft: bool = False,
-) -> Iterator[Step]:
-    """Continue `prompt` by at most `limit` ≥ 1 tokens, up to and with a token of `ends`.
-
-    `draft`: guess tokens from what the sequence said before and verify several in one step; each is chosen from the
-    model's own logits all the same. Raises what `Decoder.advance` raises; the tokens that were given out stay cached.
-    """
-    logits, work = decoder.advance(prompt, interrupt, progress)
-    rows, guess, made = logits[None], list[int](), 0
-    drafter: _Drafter | None = None
-    while True:
-        steps = _verified(rows, guess, sampler, limit - made, ends, work)
-        decoder.rewind(len(decoder.cache) - (len(guess) + 1 - len(steps)))
-        yield from steps
-        made += len(steps)
-        if steps[-1].finish is not None:
-            return
-        if draft and drafter is None:  # only now: the first token does not wait for it
-            drafter = _Drafter(prompt)
-        token_id = steps[-1].token_id
-        if drafter is not None:
-            drafter.learn([step.token_id for step in steps], len(guess))
-            guess = drafter.guess(min(limit - made - 1, decoder.room - 1))
-        if guess:
-            rows, work = decoder.extend([token_id, *guess], interrupt)
-        else:
-            logits, work = decoder.append(token_id, interrupt, progress)
-            rows = logits[None]
-
-
-class _Drafter:
-    """Guesses how the sequence goes on, as far as the guesses before were right.
-
-    Costs are those of INITIAL_COST, not the clock's: the same calls give the same steps and so the same rounding.
-    """
-
-    def __init__(self, prompt: Sequence[Position]) -> None:
-        self._lookup = PromptLookup()
-        # what is no token, a row of a picture, never continues a text
-        self._lookup.extend(position if isinstance(position, int) else -1 for position in prompt)
-        self._length = DraftLength()
-
-    def learn(self, made: Sequence[int], drafted: int) -> None:
-        """Take the tokens of a step that verified `drafted` guesses."""
-        self._lookup.extend(made)
-        self._length.observe(drafted, len(made) - 1, INITIAL_COST[drafted])
-
-    def guess(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may come next."""
-        wanted = min(self._length.choose(), limit)
-        guess = self._lookup.propose(wanted) if wanted > 0 else []
-        return guess[: guess.index(-1)] if -1 in guess else guess
-
-
-def _verified(
-    rows: np.ndarray, guess: Sequence[int], sampler: Sampler, limit: int, ends: frozenset[int], work: Work
-) -> list[Step]:
-    """Choose from row after row, as long as the choice is what was guessed: then the next row is the model's, too."""
-    steps: list[Step] = []
-    for index, logits in enumerate(rows):
-        choice = sampler.choose(logits)
-        finish = "stop" if choice.token_id in ends else "length" if len(steps) + 1 == limit else None
-        drafted = index < len(guess) and choice.token_id == guess[index]
-        steps.append(Step(choice.token_id, choice.logprob, FREE if steps else work, finish, drafted))
-        if finish is not None or not drafted:
-            break
-    return steps
 
 
 def _cache_shape(graph: Graph, text: TextModel) -> CacheShape:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Unpack
 
@@ -20,8 +20,9 @@ import numpy as np
 from .answer import AnswerReader, Part
 from .audio_decode import AudioSource
 from .cache import Snapshot
-from .decode import Progress, Step, generate
+from .decode import Progress
 from .errors import RequestError, SessionBusy
+from .generation import Step, generate
 from .graphs import Interrupt, Interrupted
 from .manifest import Manifest
 from .messages import Message
@@ -30,7 +31,7 @@ from .options import Options, choose_limit, choose_sampling
 from .prompt import Prompt, PromptReader, ReadPrompt
 from .providers.provider import Provider
 from .sampling import Sampler
-from .thinking import inside_thought
+from .thinking import answers_alone, budgeted, opening, wanted
 from .tokens import Tokenizer
 from .tools import ToolCall
 from .transcribe import CHUNK_SECONDS, Transcript, TranscriptSegment, make_transcript, stream_segments
@@ -84,6 +85,7 @@ class Session:
         seed: int | None = None, stop: str | Sequence[str] = (), logprobs: bool = False,
         tools: Sequence[Mapping[str, object]] | None = None, variables: Mapping[str, object] = {},
         progress: Progress | None = None, draft: bool = True,
+        think: bool | None = None, think_budget: int | None = None,
     ) -> Generator[Piece, None, None]:  # fmt: skip
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
@@ -94,6 +96,8 @@ class Session:
         that take them. `variables`: further names that the template reads. `progress(stage, done, total)` is called
         while the prompt is computed, or computed again because it outgrew its rotary table or got its first medium.
         `draft`: verify guesses at repetitions several at a time, which changes the speed and not what is said.
+        `think`: whether a thought comes before the answer, None to leave that to the model. `think_budget`: the most
+        tokens of it, then it is closed and the answer follows; 0 is no thought.
 
         Raises RequestError and ContextOverflow at once; SessionBusy and NonFiniteLogits while the pieces are taken.
         """
@@ -101,15 +105,13 @@ class Session:
         recommended = self.manifest.sampling
         sampling = choose_sampling(recommended, temperature, top_k, top_p, min_p, repetition_penalty, seed)
         asked = self._read(prompt, tools, variables)
-        ids = asked.ids
+        think = wanted(think, think_budget)
+        ids = asked.ids + opening(self._tokenizer, asked.ids, think, self.manifest.thinking)
+        asked = replace(asked, ids=ids)
         limit = choose_limit(max_tokens, len(ids), self.context)
-        reader = AnswerReader(
-            self._tokenizer,
-            (stop,) if isinstance(stop, str) else stop,
-            thinking=inside_thought(self._tokenizer, ids),
-            tools=bool(tools),
-        )
-        sampler = Sampler(sampling, ids, logprobs=logprobs, never=self._prompts.placeholders)
+        reader = AnswerReader(self._tokenizer, (stop,) if isinstance(stop, str) else stop, ids, tools=bool(tools))
+        constraint = budgeted(self._tokenizer, 0 if think is False else think_budget, ids)
+        sampler = Sampler(sampling, ids, logprobs=logprobs, never=self._prompts.placeholders, constraint=constraint)
         meter = Meter(len(ids), time.perf_counter() - started)
 
         def steps(interrupt: Interrupt) -> Iterator[Step]:
@@ -251,7 +253,7 @@ class Session:
                 pass
             *further, last = reader.flush() or [Part(reader.kind, "")]
             yield from (Piece(part.text, None, None, part.kind, part.call) for part in further)
-            usage = meter.usage(self.device, self.threads)
+            usage = meter.usage(self.device, self.threads, reader.thinking_tokens)
             yield Piece(last.text, None, None, last.kind, last.call, finish, usage)
 
     def _read(
@@ -259,6 +261,8 @@ class Session:
     ) -> ReadPrompt:
         if self._closed:
             raise RequestError("this session is closed: load the bundle again")
+        if self.manifest.thinking is not None and not isinstance(prompt, str):
+            prompt = answers_alone(prompt)
         return self._prompts.read(prompt, tools, variables)
 
 

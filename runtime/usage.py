@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .answer import Kind
-from .decode import Step
+from .generation import Step
 from .tools import ToolCall
 
 _STATUS = Path("/proc/self/status")
@@ -25,7 +25,8 @@ class Usage:
     `prompt_tokens` counts all of the prompt, `cached_tokens` those of it that were still known from the turn before.
     `recomputed_tokens` were known too and had to be computed again in `recompute_seconds`, because the conversation
     crossed the length up to which a LongRoPE model uses its short rotary table; `decode_rate` leaves that time out.
-    `drafted_tokens` of the answer were guessed and cost no step of their own.
+    `drafted_tokens` of the answer were guessed and cost no step of their own. `thinking_tokens` of it are its thought,
+    without the tags around that.
     `peak_memory` is the largest resident set of the process so far in bytes, mapped files included; 0 where unknown.
     """
 
@@ -41,6 +42,7 @@ class Usage:
     device: str
     threads: int
     drafted_tokens: int = 0
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class Meter:
                 self._later_seconds += seconds - (step.work.seconds if step.work.recomputed else 0.0)
             yield step
 
-    def usage(self, device: str, threads: int) -> Usage:
-        """The measurements so far."""
+    def usage(self, device: str, threads: int, thinking_tokens: int) -> Usage:
+        """The measurements so far, and what was counted elsewhere."""
         first, later = self._first, self._tokens - 1
         return Usage(
             prompt_tokens=self._prompt,
@@ -140,6 +142,7 @@ class Meter:
             device=device,
             threads=threads,
             drafted_tokens=self._drafted,
+            thinking_tokens=thinking_tokens,
         )
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from edgephi import BundleError, ContextOverflow, NonFiniteLogits, RequestError
 from edgephi.runtime.cache import Regime
-from edgephi.runtime.decode import Decoder, generate
+from edgephi.runtime.decode import Decoder
+from edgephi.runtime.generation import generate
 from edgephi.runtime.graphs import Graph, Interrupt, Interrupted
 from edgephi.runtime.inputs import TokenInputs
 from edgephi.runtime.manifest import Manifest, read_manifest

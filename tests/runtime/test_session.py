@@ -28,7 +28,8 @@ from edgephi import (
     SessionBusy,
 )
 from edgephi.runtime import usage
-from edgephi.runtime.decode import Step, Work
+from edgephi.runtime.decode import Work
+from edgephi.runtime.generation import Step
 from edgephi.runtime.manifest import MANIFEST_NAME
 from edgephi.runtime.tokens import Tokenizer
 
