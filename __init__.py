@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         WeightMismatch,
     )
     from .runtime.loading import load
+    from .runtime.prefix_cache import PrefixCache
     from .runtime.session import Piece, Reply, Session, Transcript, TranscriptSegment, Usage
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "MissingDependency",
     "NonFiniteLogits",
     "Piece",
+    "PrefixCache",
     "ProviderUnavailable",
     "Reply",
     "RequestError",
@@ -66,14 +68,17 @@ __all__ = [
     "load",
 ]
 
-_SESSION = frozenset({"Piece", "Reply", "Session", "Transcript", "TranscriptSegment", "Usage"})
+_FILES = {
+    "load": ".runtime.loading",
+    "PrefixCache": ".runtime.prefix_cache",
+    **dict.fromkeys(("Piece", "Reply", "Session", "Transcript", "TranscriptSegment", "Usage"), ".runtime.session"),
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = ".runtime.loading" if name == "load" else ".runtime.session" if name in _SESSION else ".runtime.errors"
-    value: object = getattr(importlib.import_module(module, __name__), name)
+    value: object = getattr(importlib.import_module(_FILES.get(name, ".runtime.errors"), __name__), name)
     globals()[name] = value
     return value
 

@@ -72,6 +72,7 @@ class KeyValueCache:
         """
         self.shape = shape
         self.regime: Regime | None = None
+        self.kept = 0  # so many of the first positions are kept elsewhere, too
         self._bind = bind
         self._positions: list[Position] = []
         self._arrays: list[np.ndarray] = []
@@ -105,6 +106,7 @@ class KeyValueCache:
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` positions."""
         del self._positions[length:]
+        self.kept = min(self.kept, len(self))
 
     def enter(self, regime: Regime) -> int:
         """Make `regime` the current one; where it was another, everything is forgotten. Returns how many positions
@@ -148,6 +150,18 @@ class KeyValueCache:
         self.rewind(0)
         self._arrays.clear()
         self._capacity = 0
+
+    def copy(self, start: int, stop: int) -> np.ndarray:
+        """Keys and values of some valid positions, (2·layers, kv_heads, stop - start, head_dim)."""
+        return np.concatenate([array[:, :, start:stop] for array in self._arrays])
+
+    def append(self, values: np.ndarray, positions: Sequence[Position]) -> None:
+        """Take what `copy` gave as the keys and values of the `positions` behind the valid ones."""
+        start, stop = len(self), len(self) + len(positions)
+        self.reserve(stop)
+        for array, part in zip(self._arrays, values, strict=True):
+            array[0, :, start:stop] = part
+        self.commit(positions)
 
     def snapshot(self) -> Snapshot:
         """A copy that later changes do not reach."""

@@ -19,6 +19,7 @@ from .errors import BundleError, NonFiniteLogits, RequestError
 from .graphs import Graph, Interrupt
 from .inputs import TextInputs
 from .manifest import TextModel
+from .prefix_cache import Prefixes
 from .rotary import RotaryTables
 
 CHUNK = 512  # positions a step of prefill: full speed, and a cancelled prefill ends soon
@@ -48,13 +49,15 @@ class Decoder:
     """One sequence on one text graph. Not for two threads at once; an `Interrupt` may come from any thread."""
 
     def __init__(
-        self, graph: Graph, text: TextModel, tables: RotaryTables, inputs: TextInputs, chunk: int = CHUNK
+        self, graph: Graph, text: TextModel, tables: RotaryTables, inputs: TextInputs,
+        chunk: int = CHUNK, prefixes: Prefixes | None = None,
     ) -> None:
         """Raises BundleError where the graph is not the one that the manifest describes."""
         shape = _cache_shape(graph, text)
         self._text = text
         self._tables = tables
         self._inputs = inputs
+        self._prefixes = prefixes
         self._chunk = chunk
         self._binding = graph.bind()
         self._stepping = threading.Lock()
@@ -82,8 +85,9 @@ class Decoder:
     ) -> tuple[np.ndarray, Work]:
         """Make `sequence` the current one and return the logits (vocab,) behind its last position.
 
-        What the cache shares with it is not computed again, unless the length asks for another rotary table. The array
-        is valid until the next call. Raises ContextOverflow before any work, NonFiniteLogits, Interrupted.
+        What the cache or an earlier sequence shares with it is not computed again, unless the length asks for another
+        rotary table. The array is valid until the next call. Raises ContextOverflow before any work, NonFiniteLogits,
+        Interrupted.
         """
         started = time.perf_counter()
         interrupt.check()
@@ -91,14 +95,24 @@ class Decoder:
             raise RequestError("the prompt is empty; a model continues at least one token: give some text")
         regime = self._regime(sequence)
         shared = self._cache.shared_prefix(sequence)
-        lost = self._cache.enter(regime)
-        reused = 0 if lost else min(shared, len(sequence) - 1)
-        self._cache.rewind(reused)
+        with self._stepping:
+            interrupt.check()
+            if self._prefixes is not None:
+                self._prefixes.save(self._cache, shared if self._cache.regime == regime else 0)
+            lost = self._cache.enter(regime)
+            self._cache.rewind(0 if lost else min(shared, len(sequence) - 1))
+            if self._prefixes is not None:
+                self._prefixes.fetch(self._cache, sequence[:-1], interrupt)
+        reused = len(self._cache)
         stage = "prefill again" if lost else "prefill"
         self._feed(
             sequence[reused:], interrupt, None if progress is None else _from(progress, stage, reused, len(sequence))
         )
-        work = Work(reused, len(sequence) - reused, shared if lost else 0, time.perf_counter() - started)
+        if self._prefixes is not None:
+            with self._stepping:
+                self._prefixes.share(self._cache)
+        recomputed = max(0, shared - reused) if lost else 0
+        work = Work(reused, len(sequence) - reused, recomputed, time.perf_counter() - started)
         return self._last[0, 0], work
 
     def append(
@@ -160,6 +174,8 @@ class Decoder:
     def close(self) -> None:
         """Give all memory back, after the step in progress; callers request the end of it first."""
         with self._stepping:
+            if self._prefixes is not None:
+                self._prefixes.share(self._cache)
             self._binding.release()
             self._cache.release()
 

@@ -6,7 +6,6 @@ graph is inputs.py's.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -17,45 +16,14 @@ from .audio import CHUNK_FRAMES, FRAMES_PER_TOKEN, AudioInputs, count_tokens
 from .graphs import Graph, Interrupt
 from .image import ImageInputs
 from .image_naflex import NaflexInputs
+from .prefix_cache import Prefixes
 from .providers.provider import Provider
 
 # Values of the speech graph's audio_projection_mode: what the whole prompt holds.
 MODE_SPEECH, MODE_VISION_SPEECH = 2, 3
-CACHE_BYTES = 256 << 20  # a picture of 36 crops takes about 110 MB at a width of 3072
 GROUP_FRAMES = 4 * CHUNK_FRAMES  # encoded at once: long recordings cost no more memory than 160 s of speech
 
 Picture: TypeAlias = ImageInputs | NaflexInputs
-
-
-class FeatureCache:
-    """The rows of what was encoded last, at most `limit` bytes of them, by content."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._rows: OrderedDict[str, np.ndarray] = OrderedDict()
-
-    def get(self, key: str) -> np.ndarray | None:
-        """The rows kept under `key`, which become the youngest."""
-        rows = self._rows.get(key)
-        if rows is not None:
-            self._rows.move_to_end(key)
-        return rows
-
-    def put(self, key: str, rows: np.ndarray) -> None:
-        """Keep `rows`; the ones used longest ago make room. Rows beyond the limit by themselves are not kept."""
-        if key in self._rows or rows.nbytes > self._limit:
-            return
-        self._rows[key] = rows
-        self._bytes += rows.nbytes
-        while self._bytes > self._limit:
-            _, oldest = self._rows.popitem(last=False)
-            self._bytes -= oldest.nbytes
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self._rows.clear()
-        self._bytes = 0
 
 
 class LazyGraph:
@@ -86,16 +54,17 @@ class LazyGraph:
 class ImageEncoder:
     """The vision graph: rows float32 (tokens, hidden) of one picture at a time."""
 
-    def __init__(self, graph: LazyGraph, cache: FeatureCache) -> None:
+    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None) -> None:
         self.graph = graph
-        self._cache = cache
+        self._prefixes = prefixes
 
     def encode(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
         """The rows of `image`; computed once for as long as they are kept. Raises BundleError, Interrupted."""
-        rows = self._cache.get(image.sha256)
+        rows = None if self._prefixes is None else self._prefixes.rows(image.sha256)
         if rows is None:
             rows = self.graph.run(_feeds(image), "image_features", interrupt)
-            self._cache.put(image.sha256, rows)
+            if self._prefixes is not None:
+                self._prefixes.keep_rows(image.sha256, rows)
         return rows
 
 
@@ -113,18 +82,19 @@ def _feeds(image: Picture) -> dict[str, np.ndarray]:
 class SpeechEncoder:
     """The speech graph: rows float32 (tokens, hidden) of one recording at a time, long ones in groups of pieces."""
 
-    def __init__(self, graph: LazyGraph, cache: FeatureCache) -> None:
+    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None) -> None:
         self.graph = graph
-        self._cache = cache
+        self._prefixes = prefixes
 
     def encode(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
         """The rows of `recording` under `mode`, MODE_SPEECH or MODE_VISION_SPEECH. Raises BundleError, Interrupted."""
         key = f"{recording.sha256}:{mode}"
-        rows = self._cache.get(key)
+        rows = None if self._prefixes is None else self._prefixes.rows(key)
         if rows is None:
             starts = range(0, recording.frames, GROUP_FRAMES)
             rows = np.concatenate([self._group(recording.features, start, mode, interrupt) for start in starts])
-            self._cache.put(key, rows)
+            if self._prefixes is not None:
+                self._prefixes.keep_rows(key, rows)
         return rows
 
     def _group(self, features: np.ndarray, start: int, mode: int, interrupt: Interrupt) -> np.ndarray:

@@ -49,6 +49,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(bool)": np.dtype(np.bool_),
 }
+RUNTIME = f"onnxruntime {ort.__version__}"
 _FATAL = 4  # log severity: what goes wrong arrives as an exception, stderr stays ours
 
 

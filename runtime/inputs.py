@@ -63,6 +63,14 @@ class MediaRow:
     features: np.ndarray = field(compare=False, repr=False)
 
 
+def identity(positions: Sequence[Position]) -> bytes:
+    """Bytes that two stretches of positions share exactly where they are equal, in any process."""
+    return ",".join(
+        f"{position.placeholder}:{position.content}:{position.row}" if isinstance(position, MediaRow) else str(position)
+        for position in positions
+    ).encode()
+
+
 class EmbeddingInputs:
     """Positions are token ids and rows of media; the graph reads `inputs_embeds`, float (1, positions, hidden)."""
 

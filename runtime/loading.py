@@ -12,6 +12,7 @@ from .chat import ChatTemplate
 from .errors import ProviderUnavailable, RequestError
 from .manifest import Manifest, read_manifest, verify_files
 from .model import Model
+from .prefix_cache import PrefixCache, find
 from .prompt import PromptReader
 from .providers.provider import Provider
 from .rotary import RotaryTables
@@ -23,13 +24,20 @@ HASHED_BYTES = 64 << 20  # larger files are weights: loading checks their size, 
 MAXIMUM_THREADS = 1024
 
 
-def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None) -> Session:
+def load(
+    bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None,
+    prefix_cache: PrefixCache | str | Path | bool | None = None,
+) -> Session:
     """Open a bundle folder.
 
     `device` is a name of `edgephi.runtime.providers`, or "auto" for the one that the bundle was exported for.
     `threads`: None for one on each physical core. `context`: the longest conversation in tokens; None for all that
     the model has, where a LongRoPE model computes a conversation again when it outgrows its original length; a number
     for one rotary table from the first token on. Sizes of all files and hashes of all but the weights are checked.
+
+    `prefix_cache` keeps what was read of prompts and media, so that it is not read again: None in memory, for all
+    sessions of this process; True in the user's cache folder as well, and a path in that folder, where it outlives the
+    process and is as private as the prompts; False not at all; or a PrefixCache with bounds of its own.
 
     Raises BundleError, ProviderUnavailable, RequestError.
     """
@@ -44,7 +52,7 @@ def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None,
     template = ChatTemplate.open(folder, tokenizer.controls)
     reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
     chosen = threads or provider.default_threads()
-    model = Model(folder, manifest, provider, chosen, tables)
+    model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache))
     return Session(manifest, provider, chosen, tokenizer, reader, model)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from .cache import Position
 from .decode import Decoder
-from .encoders import FeatureCache, ImageEncoder, LazyGraph, SpeechEncoder
+from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
 from .graphs import Graph, Interrupt
 from .inputs import EmbeddingInputs, TextInputs, TokenInputs
 from .manifest import Manifest
+from .prefix_cache import PrefixCache, Prefixes
 from .prompt import Encoders, ReadPrompt
 from .providers.provider import Provider
 from .rotary import RotaryTables
@@ -31,20 +32,21 @@ class Model:
 
     def __init__(
         self, folder: Path, manifest: Manifest, provider: Provider, threads: int, tables: RotaryTables,
+        prefix_cache: PrefixCache,
     ) -> None:
         """Open the decoder. Raises BundleError, ProviderUnavailable."""
         self._manifest = manifest
         self._tables = tables
         self._open: Callable[[str], Graph] = lambda name: Graph(folder / manifest.graphs[name].file, provider, threads)
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
-        self._features = FeatureCache()
+        self._prefixes = Prefixes(prefix_cache, manifest, provider.name)
         vision, speech = (
             LazyGraph(folder / manifest.graphs[name].file, provider, threads) if name in manifest.graphs else None
             for name in (VISION, SPEECH)
         )
         self._encoders = Encoders(
-            None if vision is None else ImageEncoder(vision, self._features),
-            None if speech is None else SpeechEncoder(speech, self._features),
+            None if vision is None else ImageEncoder(vision, self._prefixes),
+            None if speech is None else SpeechEncoder(speech, self._prefixes),
         )
         self._use(TEXT)
 
@@ -69,18 +71,22 @@ class Model:
 
     def release_encoders(self) -> None:
         """Give the memory of the encoders and of what they made back; the next medium loads them again."""
-        for encoder in (self._encoders.image, self._encoders.speech):
-            if encoder is not None:
-                encoder.graph.release()
-        self._features.clear()
+        self._unload_encoders()
+        self._prefixes.forget_rows()
 
     def close(self) -> None:
         """Free everything, after the step in progress."""
         self._decoder.close()
         self._graph.close()
-        self.release_encoders()
+        self._unload_encoders()
         if self._embedding is not None:
             self._embedding.close()
+        self._prefixes.close()
+
+    def _unload_encoders(self) -> None:
+        for encoder in (self._encoders.image, self._encoders.speech):
+            if encoder is not None:
+                encoder.graph.release()
 
     def _switch_to_adapters(self) -> None:
         self._decoder.close()
@@ -94,7 +100,7 @@ class Model:
     def _use(self, name: str) -> None:
         graph = self._open(name)
         text = self._manifest.text
-        self._decoder = Decoder(graph, text, self._tables, self._inputs(graph))
+        self._decoder = Decoder(graph, text, self._tables, self._inputs(graph), prefixes=self._prefixes)
         self._graph, self._name = graph, name
 
     def _inputs(self, graph: Graph) -> TextInputs:

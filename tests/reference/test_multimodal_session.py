@@ -162,7 +162,7 @@ def test_the_first_picture_makes_the_history_be_read_again(
 
 
 def test_only_what_a_prompt_needs_is_loaded(tiny_multimodal_bundle: Callable[..., Path]) -> None:
-    with edgephi.load(tiny_multimodal_bundle("fp32"), threads=2) as phi:
+    with edgephi.load(tiny_multimodal_bundle("fp32"), threads=2, prefix_cache=False) as phi:
         phi.chat([user(PROMPTS["text"])], max_tokens=1)
         assert phi.loaded == ("text", "embedding")
         phi.chat([user(PROMPTS["1 s"])], max_tokens=1)
@@ -186,7 +186,7 @@ def test_a_second_question_about_a_picture_encodes_nothing(
         return run(self, feeds, output, interrupt)
 
     monkeypatch.setattr(encoders.LazyGraph, "run", counted)
-    with edgephi.load(tiny_multimodal_bundle("fp32"), threads=2) as phi:
+    with edgephi.load(tiny_multimodal_bundle("fp32"), threads=2, prefix_cache=False) as phi:
         buffer = io.BytesIO()
         WIDE.save(buffer, "PNG")
         for source in (WIDE, buffer.getvalue()):
