@@ -1,6 +1,6 @@
 """From the token ids of one answer to its text: whole characters, thought apart, tool calls read, stops obeyed.
 
-Boundary: puts tokens.py, reasoning.py, tools.py and stops.py one behind the other; runs no model and knows no session.
+Boundary: puts thinking.py, tools.py and stops.py one behind the other; runs no model and knows no session.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .reasoning import CLOSE, OPEN, ThoughtSplitter, ThoughtTags
 from .stops import StopScanner
+from .thinking import ThoughtReader
 from .tokens import Tokenizer
 from .tools import ToolCall, ToolCallScanner
 
@@ -30,13 +30,11 @@ class Part:
 class AnswerReader:
     """Reads one answer token by token. Stop strings count in the answer, not in a thought or a tool call."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], *, thinking: bool, tools: bool) -> None:
-        """`thinking`: the prompt ends inside a thought. `tools`: tool calls are expected. Raises RequestError for bad
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], prompt: Sequence[int], *, tools: bool) -> None:
+        """`prompt`: what the answer follows. `tools`: tool calls are expected. Raises RequestError for bad
         stops.
         """
-        self._detokenizer = tokenizer.detokenizer()
-        tags = ThoughtTags(tokenizer.control_id(OPEN), tokenizer.control_id(CLOSE))
-        self._splitter = ThoughtSplitter(tags, thinking=thinking)
+        self._thought = ThoughtReader(tokenizer, prompt)
         self._calls = ToolCallScanner() if tools else None
         self._stops = StopScanner(stops)
         self.stopped = False
@@ -44,15 +42,20 @@ class AnswerReader:
     @property
     def kind(self) -> Kind:
         """What text that comes next belongs to."""
-        return "thinking" if self._splitter.thinking else "answer"
+        return "thinking" if self._thought.splitter.thinking else "answer"
+
+    @property
+    def thinking_tokens(self) -> int:
+        """How many tokens the thought has so far, without those that make up its tags."""
+        return self._thought.splitter.tokens
 
     def push(self, token_id: int) -> list[Part]:
         """What is certain after this token; nothing any more once `stopped`."""
-        return self._read(self._splitter.push(token_id, self._detokenizer.push(token_id)))
+        return self._read(self._thought.push(token_id))
 
     def flush(self) -> list[Part]:
         """What was held back, at the end of the answer."""
-        parts = self._read([*self._splitter.push(None, self._detokenizer.flush()), *self._splitter.flush()])
+        parts = self._read(self._thought.flush())
         if self._calls is not None and not self.stopped:
             parts += self._events_of(None)
         if not self.stopped and (held := self._stops.flush()):

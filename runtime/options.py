@@ -34,6 +34,8 @@ class Options(TypedDict, total=False):
     variables: Mapping[str, object]
     progress: Progress | None
     draft: bool
+    think: bool | None
+    think_budget: int | None
 
 
 def choose_sampling(

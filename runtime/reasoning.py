@@ -26,26 +26,61 @@ class ThoughtTags:
     close_id: int | None = None
 
 
+def without_thought(text: str) -> str:
+    """The answer in a whole text that may begin with a thought."""
+    splitter = ThoughtSplitter(ThoughtTags())
+    return "".join(part for kind, part in [*splitter.push(None, text), *splitter.flush()] if kind == "answer")
+
+
 class ThoughtSplitter:
-    """Labels the pieces of one answer; `thinking` is True where the prompt itself ends with the opening tag.
+    """Labels the pieces of one answer; `thinking` is True where the prompt itself ends with the opening tag, `over`
+    where it ends with the closing one.
 
     Only white space may come before the opening tag; later in an answer `<think>` is plain text, as inside a thought.
     """
 
-    def __init__(self, tags: ThoughtTags, *, thinking: bool = False) -> None:
+    def __init__(self, tags: ThoughtTags, *, thinking: bool = False, over: bool = False) -> None:
         self._tags = tags
         self._held = ""
         self._thinking = thinking
-        self._may_open = not thinking
-        self._skip_space = thinking
+        self._may_open = not (thinking or over)
+        self._skip_space = thinking or over
+        self._tokens = self._doubtful = 0
 
     @property
     def thinking(self) -> bool:
         """Whether the next text belongs to the thought."""
         return self._thinking
 
+    @property
+    def answering(self) -> bool:
+        """Whether all text that comes next is answer: there was a thought, or it is too late for one."""
+        return not self._thinking and not self._may_open
+
+    @property
+    def held(self) -> str:
+        """The text that may yet turn out to be the beginning of a tag."""
+        return self._held
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the thought has so far, without those that make up its tags."""
+        return self._tokens + self._doubtful
+
     def push(self, token_id: int | None, text: str) -> list[tuple[Kind, str]]:
         """The labelled pieces that are certain after this token; what might begin a tag is held back."""
+        if token_id is None or not self._thinking:
+            return self._label(token_id, text)
+        pieces = self._label(token_id, text)
+        if token_id == self._tags.close_id:
+            self._tokens, self._doubtful = self.tokens, 0
+        elif any(kind == "thinking" for kind, _ in pieces) or (self.thinking and not self._held):
+            self._tokens, self._doubtful = self.tokens + 1, 0
+        else:
+            self._doubtful = self._doubtful + 1 if self.thinking else 0
+        return pieces
+
+    def _label(self, token_id: int | None, text: str) -> list[tuple[Kind, str]]:
         if token_id is not None and token_id == self._tags.open_id and self._may_open:
             return [*self.flush(), *self._enter()]
         if token_id is not None and token_id == self._tags.close_id and self._thinking:

@@ -126,7 +126,7 @@ class Meter:
                 self._later_seconds += seconds - (step.work.seconds if step.work.recomputed else 0.0)
             yield step
 
-    def usage(self, device: str, threads: int, thinking_tokens: int) -> Usage:
+    def usage(self, device: str, threads: int, thinking_tokens: int = 0) -> Usage:
         """The measurements so far, and what was counted elsewhere."""
         first, later = self._first, self._tokens - 1
         return Usage(

@@ -278,7 +278,7 @@ def test_the_three_modes_begin_the_answer_with_the_tokens_of_training(
     assert modes is not None and (modes.open, modes.close) == ("<think>", "</think>")
     prompt = phi.encode(PROMPTS["text"])
     assert prompt[-1] == SEPARATOR  # and its line break, which the token swallows
-    assert opening(Tokenizer.open(bundle), prompt, think, modes.skip) == behind
+    assert opening(Tokenizer.open(bundle), prompt, think, modes) == behind
 
 
 def test_the_encoder_is_loaded_for_a_picture_and_history_is_kept(bundle: Path) -> None:
