@@ -36,6 +36,7 @@ from .families import ROTARY, Family
 from .fetch import resolve
 from .layers.rope import Table
 from .memory import peak_memory
+from .thoughts import read_thinking
 from .weights import Binding, bind
 
 TEXT = "text"
@@ -311,7 +312,7 @@ def _manifest(
         preset=options.preset, device=options.device, graphs=dict(graphs),
         text=family.text_model(blueprint.config, rotary), tokens=replace(generation.tokens, image=image, audio=audio),
         sampling=generation.sampling, pictures=family.pictures(blueprint.config),
-        thinking=family.thinking(blueprint.config),
+        thinking=family.thinking(blueprint.config) or read_thinking(checkpoint.folder),
         licence=interop.licence(checkpoint.folder),
         source=Source(
             Path(source).resolve().name if Path(source).exists() else source,

@@ -135,7 +135,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Thinking:
-    """Control tokens around a thought, and `skip`, with which an answer without a thought begins."""
+    """The tags that a model writes around a thought, and the token `skip` that begins an answer without one."""
 
     open: str
     close: str

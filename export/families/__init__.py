@@ -71,7 +71,7 @@ class Family(Protocol):
         """How pictures are prepared for the graph `vision`, None where the family takes none."""
 
     def thinking(self, config: Any) -> Thinking | None:
-        """How a prompt asks for a thought or for none, None where nothing is published about it."""
+        """How a prompt asks for a thought or for none, None where the configuration does not tell."""
 
     def text_model(self, config: Any, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:
         """The decoder's shape as the manifest states it."""

@@ -79,7 +79,7 @@ def pictures(config: Config) -> None:
 
 
 def thinking(config: Config) -> None:
-    """config.json does not tell checkpoints that think from others; tags are read where they write them."""
+    """config.json does not tell checkpoints that think from others; the texts beside it do."""
 
 
 def text_model(config: Config, rotary_tables: tuple[RotaryTable, ...]) -> TextModel:

@@ -62,6 +62,7 @@ def facts(manifest: Manifest, *, has_template: bool) -> list[tuple[str, str]]:
         ),
         ("vocabulary", f"{text.vocab_size:,} tokens, an answer ends at {', '.join(map(str, manifest.tokens.eos))}"),
         ("sampling", _sampling(manifest)),
+        ("thinks", _thinking(manifest)),
         ("template", "yes (--template shows it)" if has_template else "none"),
         ("licence", manifest.licence.strip().split("\n")[0]),
         ("files", f"{len(manifest.files)}: {', '.join(manifest.files)}"),
@@ -85,6 +86,11 @@ def _template(bundle: Path) -> str | None:
 def _sampling(manifest: Manifest) -> str:
     named = {name: value for name, value in dataclasses.asdict(manifest.sampling).items() if value is not None}
     return ", ".join(f"{name} {value}" for name, value in named.items()) or "no recommendation: greedy"
+
+
+def _thinking(manifest: Manifest) -> str:
+    found = manifest.thinking
+    return "no" if found is None else f"{found.open}…{found.close}, {found.skip or 'a closed thought'} to skip it"
 
 
 def _size(count: float) -> str:
