@@ -14,6 +14,7 @@ Boundary: a request in, one call of a session, its pieces out. In the order in w
     tool_fields.py    tools                                     writing.py       what all answers have in common
     *_request.py      an endpoint: JSON → a frozen request      *_answer.py      an endpoint: pieces → its shapes
     problems.py       errors in OpenAI's shape                  metrics.py       what Prometheus is told
+    page.py           the chat page, whose files are in static/ openapi.py       what the API looks like, for programs
 
 Needs the extra `server` of the package; nothing outside this folder imports it but the verb `serve`.
 """

@@ -26,12 +26,13 @@ from .event_stream import EventStream
 from .guard import AddressGuard, KeyGuard
 from .metrics import Metrics
 from .models import Models, OpenEngine, load_engine
+from .page import INDEX, PATHS, page_routes
 from .problems import Problem, problem_of
 from .settings import Settings
 from .writing import new_id
 
 LOG = logging.getLogger("edgephi.server")
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", *PATHS)
 GONE = 499  # the status that nginx logs for a client that left; nobody receives it
 
 Endpoint = Callable[[Request], Awaitable["Response | EventStream"]]
@@ -54,7 +55,7 @@ def build(settings: Settings, open_engine: OpenEngine = load_engine) -> Starlett
     routes = _routes(endpoints)
     guards = [
         Middleware(Observed, metrics=metrics, routes=frozenset(route.path for route in routes)),
-        Middleware(AddressGuard, access=access),
+        Middleware(AddressGuard, access=access, page=INDEX),
     ]
     if access.origins:
         guards.append(Middleware(
@@ -87,6 +88,7 @@ def _routes(endpoints: Endpoints) -> list[Route]:
     return [
         *(Route(path, _answered(endpoint), methods=["POST"]) for path, endpoint in posts.items()),
         *(Route(path, _answered(endpoint), methods=["GET"]) for path, endpoint in gets.items()),
+        *page_routes(),
     ]
 
 

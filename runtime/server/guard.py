@@ -25,8 +25,10 @@ _SAFE_SITES = ("same-origin", "none")
 class AddressGuard:
     """Refuses requests for other hosts and from pages of other origins."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, page: str) -> None:
+        """`page`: the path to which links on other sites may lead."""
         self._app = app
+        self._page = page
         names = (*LOOPBACK_NAMES, access.host, *access.names)
         self._names = frozenset(name.lower().strip("[]") for name in names)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in access.origins)
@@ -36,23 +38,24 @@ class AddressGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on or refuse."""
         if scope["type"] == "http":
-            problem = self._problem(Headers(scope=scope), scope["scheme"])
+            problem = self._problem(Headers(scope=scope), scope)
             if problem is not None:
                 await problem.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _problem(self, headers: Headers, scheme: str) -> Problem | None:
+    def _problem(self, headers: Headers, scope: Scope) -> Problem | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             shown = ascii(hosts[0])[:80] if hosts else "missing"
             text = f"the host {shown} is not one of this server's names: add it with --allow-host, or use the address"
             return Problem(403, text, "host_not_allowed")
         origin = headers.get("origin")
-        if origin is not None and origin.lower() not in self._origins | {f"{scheme}://{hosts[0].lower()}"}:
+        if origin is not None and origin.lower() not in self._origins | {f"{scope['scheme']}://{hosts[0].lower()}"}:
             text = f"pages of {ascii(origin)[:80]} may not ask this server: add the origin with --allow-origin"
             return Problem(403, text, "origin_not_allowed")
-        if origin is None and headers.get("sec-fetch-site", "none") not in _SAFE_SITES:
+        follows_link = headers.get("sec-fetch-mode") == "navigate" and scope["path"] == self._page
+        if origin is None and headers.get("sec-fetch-site", "none") not in _SAFE_SITES and not follows_link:
             return Problem(403, "pages of other sites may not ask this server", "origin_not_allowed")
         return None
 

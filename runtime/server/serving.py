@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from typing import TypeGuard
 
 import uvicorn
 from starlette.applications import Starlette
@@ -87,10 +88,7 @@ class Server(uvicorn.Server):
         """Close connections whose first request does not come: uvicorn itself would wait for it for ever."""
         if counter % _TICKS_BETWEEN_LOOKS == 0:
             now = time.monotonic()
-            silent = [
-                connection for connection in self.server_state.connections
-                if isinstance(connection, H11Protocol) and connection.cycle is None
-            ]
+            silent = [connection for connection in self.server_state.connections if _is_silent(connection)]
             self._silent_since = {connection: self._silent_since.get(connection, now) for connection in silent}
             for connection, since in self._silent_since.items():
                 if now - since > self._patience:
@@ -105,3 +103,8 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             ending.cancel()
+
+
+def _is_silent(connection: object) -> TypeGuard[H11Protocol]:
+    """Whether no request came over a connection yet; its type says that there always is one."""
+    return isinstance(connection, H11Protocol) and getattr(connection, "cycle", None) is None

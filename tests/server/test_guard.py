@@ -109,10 +109,10 @@ def test_an_origin_that_was_allowed_is_told_so(locked: Live) -> None:
     assert other.status_code == 403
 
 
-def test_every_route_but_health_needs_a_key(locked: Live) -> None:
+def test_every_route_but_health_and_the_page_needs_a_key(locked: Live) -> None:
     paths = [
         "/v1/models", "/v1/models/tiny", "/metrics", "/v1/chat/completions", "/v1/completions", "/v1/responses",
-        "/v1/audio/transcriptions", "/v1/audio/translations", "/", "/docs", "/health/",
+        "/v1/audio/transcriptions", "/v1/audio/translations", "/openapi.json", "/page/", "/docs", "/health/",
     ]
     for path in paths:
         for response in (locked.get(path), locked.post(path, {})):
