@@ -23,6 +23,8 @@ from .prefix_cache import Prefixes
 from .rotary import RotaryTables
 
 CHUNK = 512  # positions a step of prefill: full speed, and a cancelled prefill ends soon
+FEWEST = 32  # positions a step: fewer waste the matrix kernels
+SCORE_BYTES = 256 << 20  # attention scores of one step: a long conversation takes smaller steps, not more memory
 LOGIT_BYTES = 64 << 20  # logits of one step, where all of them are asked for
 GATE = "_lora"  # end of the names of the inputs that switch adapters
 LAST_ROW, NO_ROWS = np.array([-1], np.int64), np.array([], np.int64)
@@ -203,12 +205,14 @@ class Decoder:
         self, positions: Sequence[Position], interrupt: Interrupt, progress: Callable[[int], None] | None
     ) -> None:
         """Run new positions through the model in chunks; leaves the logits of the last one in `_last`."""
-        before = len(self._cache)
-        for start in range(0, len(positions), self._chunk):
-            part = positions[start : start + self._chunk]
+        before, start = len(self._cache), 0
+        while start < len(positions):
+            fitting = positions_at_once(self._text.heads, before + start + self._chunk)
+            part = positions[start : start + min(self._chunk, fitting)]
             is_last = start + len(part) == len(positions)
             self._step(part, *((LAST_ROW, self._last) if is_last else (NO_ROWS, self._none)), interrupt)
             self._cache.commit(part)
+            start += len(part)
             if progress is not None:
                 progress(len(self._cache))
         try:
@@ -260,6 +264,11 @@ class Decoder:
                 f"the model gave NaN or infinity from position {position} on; the conversation up to there is kept:"
                 " ask again, and run `edgephi verify` if it comes back"
             )
+
+
+def positions_at_once(heads: int, total: int) -> int:
+    """The most positions of one step where scores are float32 (heads, positions, total): FEWEST to CHUNK."""
+    return max(FEWEST, min(CHUNK, SCORE_BYTES // (4 * heads * total)))
 
 
 def _cache_shape(graph: Graph, text: TextModel) -> CacheShape:
