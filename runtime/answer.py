@@ -13,18 +13,21 @@ from typing import Literal
 from .stops import StopScanner
 from .thinking import ThoughtReader
 from .tokens import Tokenizer
-from .tools import ToolCall, ToolCallScanner
+from .tools import MalformedCall, ToolCall, ToolCallScanner
 
-Kind = Literal["answer", "thinking", "tool_call"]
+Kind = Literal["answer", "thinking", "tool_call", "malformed_call"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the answer; `call` is the tool call that a part of kind "tool_call" writes out as JSON."""
+    """A stretch of the answer; `call` is the tool call that a part of kind "tool_call" writes out as JSON, `malformed`
+    says why a part of kind "malformed_call" is none.
+    """
 
     kind: Kind
     text: str
     call: ToolCall | None = None
+    malformed: MalformedCall | None = None
 
 
 class AnswerReader:
@@ -76,7 +79,7 @@ class AnswerReader:
         return parts
 
     def _events_of(self, text: str | None) -> list[Part]:
-        """Parts of the answer text, or of what is still held; a call that cannot be read stays answer text."""
+        """Parts of the answer text, or of what is still held."""
         if self._calls is None:
             return []
         parts: list[Part] = []
@@ -84,6 +87,8 @@ class AnswerReader:
             if isinstance(event, ToolCall):
                 written = json.dumps({"name": event.name, "arguments": event.arguments}, ensure_ascii=False)
                 parts.append(Part("tool_call", written, event))
+            elif isinstance(event, MalformedCall):
+                parts.append(Part("malformed_call", event.text, malformed=event))
             elif not self.stopped:
                 parts += self._scan(event.text)
         return parts

@@ -10,6 +10,7 @@ from typing import TypedDict, TypeVar
 
 from .decode import Progress
 from .errors import ContextOverflow, RequestError
+from .grammar import Schema
 from .manifest import RecommendedSampling
 from .sampling import Sampling, is_whole
 
@@ -27,10 +28,19 @@ class Options(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
     seed: int | None
     stop: str | Sequence[str]
     logprobs: bool
+    top_logprobs: int
     tools: Sequence[Mapping[str, object]] | None
+    tool_choice: str
+    parallel_tool_calls: bool
+    schema: Schema | None
+    regex: str | None
+    choice: Sequence[str] | None
+    grammar: str | None
     variables: Mapping[str, object]
     progress: Progress | None
     draft: bool
@@ -45,6 +55,8 @@ def choose_sampling(
     top_p: float | None,
     min_p: float | None,
     repetition_penalty: float | None,
+    presence_penalty: float | None,
+    frequency_penalty: float | None,
     seed: int | None,
 ) -> Sampling:
     """Fill what the caller left open: the publisher's recommendation, else off; greedy unless someone asks for
@@ -58,6 +70,8 @@ def choose_sampling(
         top_p=_first(top_p, recommended.top_p, 1.0),
         min_p=_first(min_p, recommended.min_p, 0.0),
         repetition_penalty=_first(repetition_penalty, recommended.repetition_penalty, 1.0),
+        presence_penalty=_first(presence_penalty, 0.0),
+        frequency_penalty=_first(frequency_penalty, 0.0),
         seed=seed,
     )
 

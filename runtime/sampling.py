@@ -103,11 +103,14 @@ class Sampler:
         constraint: TokenConstraint | None = None,
     ) -> None:
         """`prompt` counts as repeated by the repetition penalty, as in transformers. `alternatives`: how many to tell
-        of, with the log-probabilities. `never`: ids not to choose. `constraint`: what else may not be chosen.
+        of, with the log-probabilities. `never`: ids not to choose. `constraint`: what else may not be chosen. Raises
+        RequestError.
         """
+        fits = is_whole(alternatives) and 0 <= alternatives <= MAXIMUM_ALTERNATIVES
+        _check("top_logprobs", alternatives, fits, f"a whole number from 0 to {MAXIMUM_ALTERNATIVES}")
         self._sampling = sampling
         self._never = list(never)
-        self.logprobs = logprobs
+        self.logprobs = logprobs or alternatives > 0
         self._alternatives = alternatives
         self._seen = set(prompt) if sampling.repetition_penalty != 1 else None
         self._counts: dict[int, int] | None = {} if sampling.presence_penalty or sampling.frequency_penalty else None

@@ -20,9 +20,11 @@ import numpy as np
 from .answer import AnswerReader, Part
 from .audio_decode import AudioSource
 from .cache import Snapshot
+from .constraint import Constraints
 from .decode import Progress
 from .errors import RequestError, SessionBusy
 from .generation import Step, generate
+from .grammar import Schema, Tools, answer_form, build_grammar
 from .graphs import Interrupt, Interrupted
 from .manifest import Manifest
 from .messages import Message
@@ -31,7 +33,7 @@ from .options import Options, choose_limit, choose_sampling
 from .prompt import Prompt, PromptReader, ReadPrompt
 from .providers.provider import Provider
 from .sampling import Sampler
-from .thinking import answers_alone, budgeted, opening, wanted
+from .thinking import answers_alone, budgeted, opening, thinks_always, wanted
 from .tokens import Tokenizer
 from .tools import ToolCall
 from .transcribe import CHUNK_SECONDS, Transcript, TranscriptSegment, make_transcript, stream_segments
@@ -74,6 +76,7 @@ class Session:
         self._model = model
         text = manifest.graphs["text"]
         self._bundle = tuple(manifest.files[name].sha256 for name in (text.file, *text.data))
+        self._constraints = Constraints(tokenizer, manifest.text.vocab_size, manifest.tokens.eos)
         self._busy = threading.Lock()
         self._interrupt: Interrupt | None = None
         self._closed = False
@@ -82,10 +85,12 @@ class Session:
         self, prompt: Prompt, *,
         max_tokens: int | None = None, temperature: float | None = None, top_p: float | None = None,
         top_k: int | None = None, min_p: float | None = None, repetition_penalty: float | None = None,
-        seed: int | None = None, stop: str | Sequence[str] = (), logprobs: bool = False,
-        tools: Sequence[Mapping[str, object]] | None = None, variables: Mapping[str, object] = {},
-        progress: Progress | None = None, draft: bool = True,
-        think: bool | None = None, think_budget: int | None = None,
+        presence_penalty: float | None = None, frequency_penalty: float | None = None,
+        seed: int | None = None, stop: str | Sequence[str] = (), logprobs: bool = False, top_logprobs: int = 0,
+        tools: Tools | None = None, tool_choice: str = "auto", parallel_tool_calls: bool = True,
+        schema: Schema | None = None, regex: str | None = None, choice: Sequence[str] | None = None,
+        grammar: str | None = None, variables: Mapping[str, object] = {}, progress: Progress | None = None,
+        draft: bool = True, think: bool | None = None, think_budget: int | None = None,
     ) -> Generator[Piece, None, None]:  # fmt: skip
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
@@ -93,25 +98,38 @@ class Session:
         and recordings where the bundle takes them. `max_tokens`: None for what the context leaves, at most
         `options.DEFAULT_TOKENS`. Sampling: None for what the publisher recommends, else greedy; temperature 0 is
         greedy. `stop`: texts that end the answer and are not part of it. `tools`: function descriptions for templates
-        that take them. `variables`: further names that the template reads. `progress(stage, done, total)` is called
-        while the prompt is computed, or computed again because it outgrew its rotary table or got its first medium.
-        `draft`: verify guesses at repetitions several at a time, which changes the speed and not what is said.
+        that take them; `tool_choice`, `parallel_tool_calls`: see `grammar.build_grammar`. `schema`, `regex`, `choice`,
+        `grammar`: the form of the answer, see `grammar.answer_form`; what was cut by a limit or a stop has it not.
+        `variables`: further names that the template reads. `progress(stage, done, total)` is called while the prompt
+        is computed, or computed again because it outgrew its rotary table or got its first medium. `draft`: run
+        several tokens at a time where they are guessed or forced, which changes the speed and not what is said.
         `think`: whether a thought comes before the answer, None to leave that to the model. `think_budget`: the most
         tokens of it, then it is closed and the answer follows; 0 is no thought.
 
         Raises RequestError and ContextOverflow at once; SessionBusy and NonFiniteLogits while the pieces are taken.
         """
         started = time.perf_counter()
-        recommended = self.manifest.sampling
-        sampling = choose_sampling(recommended, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        sampling = choose_sampling(
+            self.manifest.sampling, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+            frequency_penalty, seed,
+        )  # fmt: skip
+        form = answer_form(schema, regex, choice, grammar)
+        built = build_grammar(form, tools, tool_choice, self._constraints.marks, several=parallel_tool_calls)
+        tools = tools if tool_choice != "none" else None
         asked = self._read(prompt, tools, variables)
         think = wanted(think, think_budget)
+        if think is None and built is not None and not _is_ids(prompt):
+            think = thinks_always(self.manifest.thinking)
         ids = asked.ids + opening(self._tokenizer, asked.ids, think, self.manifest.thinking)
         asked = replace(asked, ids=ids)
         limit = choose_limit(max_tokens, len(ids), self.context)
         reader = AnswerReader(self._tokenizer, (stop,) if isinstance(stop, str) else stop, ids, tools=bool(tools))
-        constraint = budgeted(self._tokenizer, 0 if think is False else think_budget, ids)
-        sampler = Sampler(sampling, ids, logprobs=logprobs, never=self._prompts.placeholders, constraint=constraint)
+        inner = None if built is None else self._constraints.begin(built, ids)
+        constraint = budgeted(self._tokenizer, 0 if think is False else think_budget, ids, inner)
+        never = self._prompts.placeholders
+        sampler = Sampler(
+            sampling, ids, logprobs=logprobs, alternatives=top_logprobs, never=never, constraint=constraint
+        )
         meter = Meter(len(ids), time.perf_counter() - started)
 
         def steps(interrupt: Interrupt) -> Iterator[Step]:
@@ -123,7 +141,9 @@ class Session:
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """The whole answer at once; arguments and errors are those of `stream`."""
-        return joined(list(self.stream(prompt, **options)), logprobs=options.get("logprobs", False))
+        asked = options.get("top_logprobs", 0) > 0
+        pieces = list(self.stream(prompt, **options))
+        return joined(pieces, logprobs=asked or options.get("logprobs", False), top_logprobs=asked)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
         """The answer to a conversation; arguments and errors are those of `stream`."""
@@ -252,9 +272,9 @@ class Session:
             except Interrupted:
                 pass
             *further, last = reader.flush() or [Part(reader.kind, "")]
-            yield from (Piece(part.text, None, None, part.kind, part.call) for part in further)
+            yield from map(_piece, further)
             usage = meter.usage(self.device, self.threads, reader.thinking_tokens)
-            yield Piece(last.text, None, None, last.kind, last.call, finish, usage)
+            yield replace(_piece(last), finish_reason=finish, usage=usage)
 
     def _read(
         self, prompt: Prompt, tools: Sequence[Mapping[str, object]] | None, variables: Mapping[str, object]
@@ -266,8 +286,17 @@ class Session:
         return self._prompts.read(prompt, tools, variables)
 
 
+def _is_ids(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and not any(isinstance(item, Mapping) for item in prompt)
+
+
 def _pieces(step: Step, parts: Sequence[Part], reader: AnswerReader) -> Iterator[Piece]:
     """The pieces of one token: the first names it."""
     first, *further = parts or [Part(reader.kind, "")]
-    yield Piece(first.text, step.token_id, step.logprob, first.kind, first.call)
-    yield from (Piece(part.text, None, None, part.kind, part.call) for part in further)
+    alternatives = step.alternatives or None
+    yield replace(_piece(first), token_id=step.token_id, logprob=step.logprob, top_logprobs=alternatives)
+    yield from map(_piece, further)
+
+
+def _piece(part: Part) -> Piece:
+    return Piece(part.text, None, None, part.kind, part.call, malformed=part.malformed)

@@ -59,6 +59,11 @@ def opening(
     return _tag(tokenizer, OPEN) + _tag(tokenizer, CLOSE) if trained.skip is None else _tag(tokenizer, trained.skip)
 
 
+def thinks_always(trained: Thinking | None) -> bool | None:
+    """What to ask of a model whose answer must have a form: one that always thinks must begin before the form does."""
+    return True if trained is not None and trained.skip is None else None
+
+
 def inside_thought(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
     """Whether a prompt ends with the opening tag of a thought, as some templates write it."""
     return _end(tokenizer, prompt).endswith(OPEN)

@@ -140,6 +140,10 @@ class Tokenizer:
         """What `token_id` stands for: part of a character, where the vocabulary cuts one."""
         return self._bytes_of(token_id)
 
+    def is_named(self, token_id: int) -> bool:
+        """Whether the vocabulary has a token of this id: an embedding may have more rows."""
+        return token_id in self._contents or (token_id < _ID_LIMIT and self._first.id_to_token(token_id) is not None)
+
     def _bytes_of(self, token_id: int) -> bytes:
         """What `token_id` stands for. Rows of the embedding that have no name show as U+FFFD instead of vanishing."""
         token = self._contents.get(token_id)

@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from .answer import Kind
 from .generation import Step
-from .tools import ToolCall
+from .tools import MalformedCall, ToolCall
 
+TopLogprobs: TypeAlias = tuple[tuple[int, float], ...]
 _STATUS = Path("/proc/self/status")
 
 
@@ -51,9 +53,10 @@ class Piece:
 
     Every token gives at least one piece, with empty text while a character or a possible stop string is incomplete;
     text that a token completes beyond that comes in further pieces without a `token_id`. `logprob` is the natural
-    logarithm of the token's probability under the model, where asked for. `kind` is "answer", "thinking" or
-    "tool_call" (then `call` is set and `text` is its JSON). The last piece alone has `finish_reason` ("stop",
-    "length" or "cancelled") and `usage`.
+    logarithm of the token's probability under the model, where asked for, `top_logprobs` the likeliest tokens at its
+    place and theirs, best first. `kind` is "answer", "thinking", "tool_call" (then `call` is set and `text` is its
+    JSON) or "malformed_call": what was begun as a call and cannot be read as one, with the reason in `malformed`. The
+    last piece alone has `finish_reason` ("stop", "length" or "cancelled") and `usage`.
     """
 
     text: str
@@ -63,12 +66,14 @@ class Piece:
     call: ToolCall | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
+    malformed: MalformedCall | None = None
+    top_logprobs: TopLogprobs | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer: `text` without thoughts and tool calls; `token_ids` (and `logprobs`) with the end token, if one
-    came.
+    """A whole answer: `text` without thoughts and tool calls; `token_ids` (and `logprobs`, `top_logprobs`) with the end
+    token, if one came. `malformed_calls` could not be read as calls.
     """
 
     text: str
@@ -78,10 +83,12 @@ class Reply:
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[float, ...] | None = None
+    malformed_calls: tuple[MalformedCall, ...] = ()
+    top_logprobs: tuple[TopLogprobs, ...] | None = None
 
 
-def joined(pieces: Sequence[Piece], *, logprobs: bool) -> Reply:
-    """The answer that all the pieces of one stream make; `logprobs`: they were asked for."""
+def joined(pieces: Sequence[Piece], *, logprobs: bool, top_logprobs: bool) -> Reply:
+    """The answer that all the pieces of one stream make; `logprobs`, `top_logprobs`: they were asked for."""
     last, made = pieces[-1], [piece for piece in pieces if piece.token_id is not None]
     assert last.finish_reason is not None and last.usage is not None
     found = tuple(piece.logprob for piece in made if piece.logprob is not None)
@@ -93,6 +100,8 @@ def joined(pieces: Sequence[Piece], *, logprobs: bool) -> Reply:
         thinking="".join(piece.text for piece in pieces if piece.kind == "thinking"),
         tool_calls=tuple(piece.call for piece in pieces if piece.call is not None),
         logprobs=found if logprobs else None,
+        malformed_calls=tuple(piece.malformed for piece in pieces if piece.malformed is not None),
+        top_logprobs=tuple(piece.top_logprobs or () for piece in made) if top_logprobs else None,
     )
 
 
