@@ -45,7 +45,6 @@ class ArrayFiles:
         self._limit = limit
         self._lock = threading.Lock()
         self._warned = self._broken = False
-        self._damaged: set[bytes] = set()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._bytes = sum(size for _, size, _ in self._files())
@@ -73,14 +72,13 @@ class ArrayFiles:
             with open(descriptor, "rb", buffering=0) as file:
                 return _read(file, key)
         except (OSError, ValueError, MemoryError) as error:
-            self._damaged.add(key)
             self._warn(f"{self._path(key)} is damaged or not a file of this cache ({error})")
             return None
 
     def write(self, key: bytes, array: np.ndarray) -> None:
-        """Keep a C-contiguous `array` under `key`, unless it is kept already. A disk that fails ends all writing."""
+        """Keep a C-contiguous `array` under `key`; what was there is replaced. A disk that fails ends all writing."""
         size, path = _HEADER.size + array.nbytes, self._path(key)
-        if self._broken or size > self._limit or (key not in self._damaged and path.exists()):
+        if self._broken or size > self._limit:
             return
         begun = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
         header = _HEADER.pack(_MAGIC, key, array.dtype.str.encode(), *_padded(array.shape), bytes(32))[:_CHECKED]
@@ -101,7 +99,6 @@ class ArrayFiles:
             self._broken = True
             self._warn(f"{self._folder} cannot be written ({error.strerror}), so nothing more is kept there")
             return
-        self._damaged.discard(key)
         with self._lock:
             self._bytes += max(size, _SMALLEST)
 
