@@ -121,29 +121,35 @@ class MultimodalShape:
         return found
 
 
-def _layer(name: str, *shape: int) -> Tensors:
+def layer(name: str, *shape: int) -> Tensors:
     """Weight and bias."""
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def _image(sizes: Encoders, hidden: int) -> Tensors:
-    tower, width, inner = f"{IMAGE}img_processor.", sizes.image_width, sizes.image_inner
-    found = _layer(f"{tower}embeddings.patch_embedding", width, 3, 14, 14)
-    found[f"{tower}embeddings.position_embedding.weight"] = (1024, width)
-    for block in range(sizes.image_layers):
-        stem = f"{tower}encoder.layers.{block}."
+def siglip(stem: str, width: int, inner: int, layers: int) -> Tensors:
+    """Blocks and pooling head of a SigLIP encoder; what lies before the blocks differs between its versions."""
+    found: Tensors = {}
+    for block in range(layers):
+        prefix = f"{stem}encoder.layers.{block}."
         for projection in ("q", "k", "v", "out"):
-            found |= _layer(f"{stem}self_attn.{projection}_proj", width, width)
-        found |= _layer(f"{stem}layer_norm1", width) | _layer(f"{stem}layer_norm2", width)
-        found |= _layer(f"{stem}mlp.fc1", inner, width) | _layer(f"{stem}mlp.fc2", width, inner)
-    head = f"{tower}head."
-    found |= _layer(f"{tower}post_layernorm", width) | {
+            found |= layer(f"{prefix}self_attn.{projection}_proj", width, width)
+        found |= layer(f"{prefix}layer_norm1", width) | layer(f"{prefix}layer_norm2", width)
+        found |= layer(f"{prefix}mlp.fc1", inner, width) | layer(f"{prefix}mlp.fc2", width, inner)
+    head = f"{stem}head."
+    found |= layer(f"{stem}post_layernorm", width) | {
         f"{head}probe": (1, 1, width), f"{head}attention.in_proj_weight": (3 * width, width),
         f"{head}attention.in_proj_bias": (3 * width,),
     }
-    found |= _layer(f"{head}attention.out_proj", width, width) | _layer(f"{head}layernorm", width)
-    found |= _layer(f"{head}mlp.fc1", inner, width) | _layer(f"{head}mlp.fc2", width, inner)
-    found |= _layer(f"{IMAGE}img_projection.0", hidden, width) | _layer(f"{IMAGE}img_projection.2", hidden, hidden)
+    found |= layer(f"{head}attention.out_proj", width, width) | layer(f"{head}layernorm", width)
+    return found | layer(f"{head}mlp.fc1", inner, width) | layer(f"{head}mlp.fc2", width, inner)
+
+
+def _image(sizes: Encoders, hidden: int) -> Tensors:
+    tower, width, inner = f"{IMAGE}img_processor.", sizes.image_width, sizes.image_inner
+    found = layer(f"{tower}embeddings.patch_embedding", width, 3, 14, 14)
+    found[f"{tower}embeddings.position_embedding.weight"] = (1024, width)
+    found |= siglip(tower, width, inner, sizes.image_layers)
+    found |= layer(f"{IMAGE}img_projection.0", hidden, width) | layer(f"{IMAGE}img_projection.2", hidden, hidden)
     return found | {f"{IMAGE}glb_GN": (1, 1, width), f"{IMAGE}sub_GN": (1, 1, 1, width)}
 
 
@@ -153,30 +159,30 @@ def _audio(sizes: Encoders, hidden: int) -> Tensors:
         f"{encoder}encoder_embedding.{name}": (sizes.mel_bins,) for name in ("global_mean", "global_invstd")
     }
     found[f"{encoder}relative_attention_bias_layer.bias_values.weight"] = (2 * sizes.bias_distance, sizes.speech_heads)
-    found |= _layer(f"{encoder}embed.out", width, width * sizes.mel_bins // 8)
+    found |= layer(f"{encoder}embed.out", width, width * sizes.mel_bins // 8)
     for index, inputs, kernel in ((0, 1, 3), (2, 1, 3), (3, width, 1), (5, 1, 3), (6, width, 1)):
-        found |= _layer(f"{encoder}embed.conv.{index}", width, inputs, kernel, kernel)
+        found |= layer(f"{encoder}embed.conv.{index}", width, inputs, kernel, kernel)
     for block in range(sizes.speech_layers):
         found |= _speech_block(f"{encoder}encoders.{block}.", width, inner)
     for mode in ("speech", "vision"):
-        found |= _layer(f"{AUDIO}audio_projection.{mode}.0", hidden, width)
-        found |= _layer(f"{AUDIO}audio_projection.{mode}.2", hidden, hidden)
+        found |= layer(f"{AUDIO}audio_projection.{mode}.0", hidden, width)
+        found |= layer(f"{AUDIO}audio_projection.{mode}.2", hidden, hidden)
     return found
 
 
 def _speech_block(stem: str, width: int, inner: int) -> Tensors:
     found: Tensors = {}
     for part in ("feed_forward_in", "feed_forward_out"):
-        found |= _layer(f"{stem}{part}.layer_norm", width)
-        found |= _layer(f"{stem}{part}.net.0.linear", 2 * inner, width)
-        found |= _layer(f"{stem}{part}.net.2", width, inner)
+        found |= layer(f"{stem}{part}.layer_norm", width)
+        found |= layer(f"{stem}{part}.net.0.linear", 2 * inner, width)
+        found |= layer(f"{stem}{part}.net.2", width, inner)
     for projection in ("q", "k", "v", "out"):
-        found |= _layer(f"{stem}self_attn.linear_{projection}", width, width)
+        found |= layer(f"{stem}self_attn.linear_{projection}", width, width)
     for norm in ("layer_norm_att", "layer_norm", "conv.layer_norm"):
-        found |= _layer(f"{stem}{norm}", width)
+        found |= layer(f"{stem}{norm}", width)
     found |= {f"{stem}conv.glu.{shift}": (1, width, 1) for shift in ("b1", "b2")}
-    found |= _layer(f"{stem}conv.glu.ext_pw_conv_1d", 2 * width, width, 1)
-    found |= _layer(f"{stem}conv.dw_sep_conv_1d.dw_conv", width, 1, 3)
+    found |= layer(f"{stem}conv.glu.ext_pw_conv_1d", 2 * width, width, 1)
+    found |= layer(f"{stem}conv.dw_sep_conv_1d.dw_conv", width, 1, 3)
     for pointwise in ("dw_sep_conv_1d.pw_conv", "ext_pw_conv_1d"):
-        found |= _layer(f"{stem}conv.{pointwise}", width, width, 1)
+        found |= layer(f"{stem}conv.{pointwise}", width, width, 1)
     return found

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from edgephi.runtime.errors import RequestError
 
 from .multimodal import MultimodalShape
-from .shapes import CL100K, O200K, O200K_MEDIA, SENTENCEPIECE_32K, Chat, Shape
+from .reasoning_vision import ReasoningVisionShape
+from .shapes import CL100K, CL100K_IMAGE, O200K, O200K_MEDIA, SENTENCEPIECE_32K, Chat, Shape
 
 
 class Model(Protocol):
@@ -52,10 +53,10 @@ def _mini(name: str, chat: Chat = O200K) -> Shape:
     )
 
 
-def _fourteen_billion(name: str, context: int, theta: float) -> Shape:
+def _fourteen_billion(name: str, context: int, theta: float, chat: Chat = CL100K) -> Shape:
     return Shape(
         name, hidden=5120, intermediate=17920, layers=40, heads=40, kv_heads=10, vocabulary=100352, context=context,
-        original_context=context, theta=theta, chat=CL100K,
+        original_context=context, theta=theta, chat=chat,
     )
 
 
@@ -71,6 +72,7 @@ _LIST: tuple[Model, ...] = (
     _fourteen_billion("phi-4-reasoning", 32768, 500000.0), _fourteen_billion("phi-4-reasoning-plus", 32768, 500000.0),
     _phi3("phi-3.5-mini", 131072, 262144), _phi3("phi-3-mini-4k", 4096, 2047),
     MultimodalShape(_mini("phi-4-multimodal", O200K_MEDIA)),
+    ReasoningVisionShape(_fourteen_billion("phi-4-reasoning-vision", 32768, 500000.0, CL100K_IMAGE)),
 )
 MODELS = {model.name: model for model in _LIST}
 

@@ -117,6 +117,7 @@ CL100K = Chat(
              "{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
              "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
 )
+CL100K_IMAGE = replace(CL100K, controls=(*CL100K.controls, ("<|dummy_0|>", 100256), ("<|dummy_84|>", 100348)))
 SENTENCEPIECE_32K = Chat(
     controls=(
         ("<|endoftext|>", 32000), ("<|assistant|>", 32001), ("<|system|>", 32006), ("<|end|>", 32007),

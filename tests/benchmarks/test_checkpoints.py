@@ -49,6 +49,8 @@ TINY = shapes.Shape(
     ("phi-3-mini-4k", 3_821_079_552, 195),
     # published, and 160 values of two buffers
     ("phi-4-multimodal", 5_574_460_224 + 160, 2047),
+    # published: 15.1 billion, 243 tensors of the decoder and 452 of encoder and projector
+    ("phi-4-reasoning-vision", 15_119_518_144, 695),
 ])
 def test_full_size_is_the_published_size(name: str, parameters: int, tensors: int) -> None:
     found = published.find(name).tensors()
