@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from PIL import Image
+
+import edgephi
 
 og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
 
@@ -27,6 +30,7 @@ FILES = (IMAGE, AUDIO, *(f"phi-4-multimodal/{name}" for name in (
 VOCABULARY, PLACEHOLDERS = 200064, (200010, 200011)  # genai knows no other placeholders
 # genai's run and ours are the same kernels over the same weights.
 TOLERANCE = 1e-4
+QUESTION, TOKENS = "What is this?", 8
 
 pytestmark = pytest.mark.skipif(
     not all((DATA / name).is_file() for name in FILES), reason=f"tokenizer and media are not in {DATA}",
@@ -84,30 +88,78 @@ def by_hand(bundle: Path, decoder: str, given: Any, image: bool, audio: bool) ->
     return logits
 
 
-@pytest.mark.parametrize(("image", "audio", "decoder"), [
+PROMPTS = pytest.mark.parametrize(("image", "audio", "decoder"), [
     (True, False, None), (False, True, "text-speech"), (True, True, None), (False, False, "model"),
 ], ids=["image", "audio", "both", "text"])
+
+
+class Genai:
+    """One prompt in onnxruntime-genai, with the decoder that fits it: None for the one of the bundle's settings."""
+
+    def __init__(self, bundle: Path, image: Path | None, audio: bool, decoder: str | None) -> None:
+        config = og.Config(str(bundle))
+        overlay: dict[str, Any] = {"search": {"max_length": 1200, "do_sample": False}}
+        if decoder is not None:
+            overlay["model"] = {"decoder": {"filename": f"{decoder}.onnx"}}
+        config.overlay(json.dumps(overlay))
+        model = og.Model(config)
+        media = {
+            "images": og.Images.open(str(image)) if image is not None else None,
+            "audios": og.Audios.open(str(DATA / AUDIO)) if audio else None,
+        }
+        shown = ("" if image is None else "<|image_1|>") + ("<|audio_1|>" if audio else "")
+        prompt = f"<|user|>{shown}{QUESTION}<|end|><|assistant|>"
+        self.given: Any = model.create_multimodal_processor()(prompt, **media)
+        self.generator: Any = og.Generator(model, og.GeneratorParams(model))
+        self.generator.set_inputs(self.given)
+
+    def tokens(self, count: int) -> list[int]:
+        """The next tokens."""
+        found = []
+        for _ in range(count):
+            self.generator.generate_next_token()
+            found.append(int(self.generator.get_next_tokens()[0]))
+        return found
+
+
+@PROMPTS
 def test_genai_computes_what_the_graphs_compute(bundle: Path, image: bool, audio: bool, decoder: str | None) -> None:
-    config = og.Config(str(bundle))
-    overlay: dict[str, Any] = {"search": {"max_length": 1200}}
-    if decoder is not None:
-        overlay["model"] = {"decoder": {"filename": f"{decoder}.onnx"}}
-    config.overlay(json.dumps(overlay))
-    model = og.Model(config)
-    media = {
-        "images": og.Images.open(str(DATA / IMAGE)) if image else None,
-        "audios": og.Audios.open(str(DATA / AUDIO)) if audio else None,
-    }
-    shown = ("<|image_1|>" if image else "") + ("<|audio_1|>" if audio else "")
-    given = model.create_multimodal_processor()(f"<|user|>{shown}What is this?<|end|><|assistant|>", **media)
-    generator = og.Generator(model, og.GeneratorParams(model))
-    generator.set_inputs(given)
-    actual = np.asarray(generator.get_logits()).reshape(-1)
-    expected = by_hand(bundle, decoder or "text-vision", given, image, audio)
+    genai = Genai(bundle, DATA / IMAGE if image else None, audio, decoder)
+    actual = np.asarray(genai.generator.get_logits()).reshape(-1)
+    expected = by_hand(bundle, decoder or "text-vision", genai.given, image, audio)
     assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
-    for _ in range(4):
-        generator.generate_next_token()
-    assert generator.token_count() == given["input_ids"].as_numpy().shape[1] + 4
+
+
+@pytest.fixture(scope="module")
+def square(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of one crop: genai scales the view of the whole with another filter than the model was trained with
+    (and than transformers), so only where nothing is scaled do both runtimes see the same pixels.
+    """
+    path = tmp_path_factory.mktemp("picture") / "square.png"
+    small = np.random.default_rng(7).integers(0, 256, (56, 56, 3), np.uint8)
+    Image.fromarray(small).resize((448, 448), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@PROMPTS
+def test_greedy_tokens_are_those_of_this_runtime(
+    bundle: Path, square: Path, image: bool, audio: bool, decoder: str | None
+) -> None:
+    """Each from the files on: decoding, preprocessing, template and tokenizer are each side's own."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": QUESTION}]
+    if audio:
+        content.insert(0, {"type": "audio", "audio": DATA / AUDIO})
+    if image:
+        content.insert(0, {"type": "image", "image": square})
+    messages = [{"role": "user", "content": content}]
+    genai = Genai(bundle, square if image else None, audio, decoder)
+    with edgephi.load(bundle, threads=2) as phi:
+        assert phi.encode(messages) == genai.given["input_ids"].as_numpy()[0].tolist()
+        reply = phi.chat(messages, max_tokens=TOKENS, temperature=0)
+    assert genai.tokens(TOKENS) == list(reply.token_ids)
+    if content[1:]:
+        without = Genai(bundle, square if image else None, audio, "model")
+        assert without.tokens(TOKENS) != list(reply.token_ids), "the adapter is at work on both sides"
 
 
 def test_processor_settings_are_the_published_ones(bundle: Path) -> None:
