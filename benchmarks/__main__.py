@@ -12,7 +12,13 @@ import click
 
 from edgephi.runtime.errors import EdgePhiError
 
-from . import checkpoints, export_cost, published, quality
+from . import checkpoints, encoder_error, export_cost, media_latency, published, quality
+
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
+results_option = click.option(
+    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
+    help="Folder of the result files.",
+)
 
 
 @click.group()
@@ -53,10 +59,7 @@ def checkpoint(model: str, output: Path, layers: int | None, seed: int) -> None:
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder that keeps the bundles; default: none.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: what the export chooses.")
-@click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
+@results_option
 def measure_export(
     checkpoint_folders: tuple[Path, ...], cases: tuple[str, ...], output: Path | None, threads: int | None,
     results: Path,
@@ -77,20 +80,46 @@ def measure_export(
 )
 @click.option("--examples", default=200, show_default=True, type=click.IntRange(min=1), help="Questions of each task.")
 @click.option("--compared", default=50, show_default=True, type=click.IntRange(min=1), help="Conversations for the KL.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
-@click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
+@threads_option
+@results_option
 def measure_quality(cases: tuple[str, ...], examples: int, compared: int, threads: int | None, results: Path) -> None:
     """Compare the answers of the shipped checkpoint in each precision with the reference."""
-
-    def progress(name: str, number: int, total: int) -> None:
-        click.echo(f"{number + 1} of {total}: {name}", err=True)
-
-    measured = quality.measure(cases, examples, min(compared, examples), threads, progress)
+    measured = quality.measure(cases, examples, min(compared, examples), threads, _count)
     quality.write(measured, results)
     click.echo(quality.table(measured))
+
+
+@cli.command("media-latency")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@threads_option
+@results_option
+def measure_media(bundle: Path, threads: int | None, results: Path) -> None:
+    """Ask BUNDLE about pictures and speech, each time in a fresh process: time to the first token, memory."""
+    measured = media_latency.measure(bundle, threads, _count)
+    media_latency.write(measured, results)
+    click.echo(media_latency.table(measured))
+
+
+@cli.command("encoder-error")
+@click.argument("checkpoint_folder", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.argument("media", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(encoder_error.PRECISIONS), default=["int8"],
+    show_default=True, help="May be given several times.",
+)
+@threads_option
+@results_option
+def measure_encoders(
+    checkpoint_folder: Path, media: tuple[Path, ...], precisions: tuple[str, ...], threads: int | None, results: Path
+) -> None:
+    """Compare the encoders of CHECKPOINT in a precision with float32 ones, on the pictures and recordings MEDIA."""
+    measured = encoder_error.measure(checkpoint_folder, media, precisions, threads, _count)
+    encoder_error.write(measured, results)
+    click.echo(encoder_error.table(measured))
+
+
+def _count(name: str, number: int, total: int) -> None:
+    click.echo(f"{number + 1} of {total}: {name}", err=True)
 
 
 def main() -> None:

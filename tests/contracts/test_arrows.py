@@ -24,6 +24,7 @@ ACROSS = {
     "demo": ("export.pipeline", "export.verify", "export.dependencies", "runtime"),
     "benchmarks": ("runtime", "demo"),
     "benchmarks.quality": ("runtime", "demo", "export.pipeline"),
+    "benchmarks.encoder_error": ("runtime", "export.pipeline"),
 }
 # Inside a stage: importing file → prefixes of the same stage that it may import.
 INSIDE = {
