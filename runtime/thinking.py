@@ -14,7 +14,7 @@ from .errors import RequestError
 from .manifest import Thinking
 from .reasoning import CLOSE, OPEN, Kind, ThoughtSplitter, ThoughtTags, without_thought
 from .sampling import TokenConstraint, is_whole
-from .tokens import Tokenizer
+from .tokens import REPLACEMENT, Tokenizer
 
 TAG_TOKENS = 12  # a tag has 8 characters, behind it may stand white space
 
@@ -89,9 +89,12 @@ class ThoughtReader:
 
     def push(self, token_id: int) -> list[tuple[Kind, str]]:
         """The labelled pieces that are certain after this token."""
-        # half a character before a tag belongs to what the tag ends
-        half = self.splitter.push(None, self._detokenizer.flush()) if token_id in self._tags else []
-        return half + self.splitter.push(token_id, self._detokenizer.push(token_id))
+        half = self._detokenizer.incomplete
+        before = self._detokenizer.flush() if token_id in self._tags else ""
+        text = self._detokenizer.push(token_id)
+        if half and text.startswith(REPLACEMENT):  # half a character is text of the tokens before
+            before, text = REPLACEMENT, text.removeprefix(REPLACEMENT)
+        return [*self.splitter.push(None, before), *self.splitter.push(token_id, text)]
 
     def flush(self) -> list[tuple[Kind, str]]:
         """What was held back, at the end of the answer."""

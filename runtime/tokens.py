@@ -216,6 +216,11 @@ class Detokenizer:
             return ""
         return self._emit(self._decoder.decode(self._bytes_of(token_id)))
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether part of a character is held back."""
+        return bool(self._decoder.getstate()[0])
+
     def flush(self) -> str:
         """What was held back; bytes that never became a character read as U+FFFD."""
         return self._emit(self._decoder.decode(b"", final=True))
