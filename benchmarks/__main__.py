@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from edgephi.runtime.errors import EdgePhiError
+from edgephi.runtime.errors import EdgePhiError, RequestError
 
-from . import checkpoints, encoder_error, export_cost, media_latency, published, quality
+from . import checkpoints, encoder_error, export_cost, load, media_latency, published, quality
 
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 results_option = click.option(
@@ -120,6 +120,25 @@ def measure_encoders(
 
 def _count(name: str, number: int, total: int) -> None:
     click.echo(f"{number + 1} of {total}: {name}", err=True)
+
+
+@cli.command("load")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--clients", default=32, show_default=True, type=click.IntRange(min=1))
+@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--places", default=16, show_default=True, type=click.IntRange(min=1), help="In the server's queue.")
+@click.option("--seed", default=0, show_default=True, help="Other questions, other moments of leaving.")
+@threads_option
+@results_option
+def measure_load(
+    bundle: Path, clients: int, minutes: float, places: int, seed: int, threads: int | None, results: Path
+) -> None:
+    """Ask a server of BUNDLE, made from the demo's checkpoint, from many clients at once, and check every answer."""
+    measured = load.measure(bundle, clients, 60 * minutes, places=places, talks=64, threads=threads, seed=seed)
+    load.write(measured, results)
+    click.echo(load.table(measured))
+    if measured.mistakes:
+        raise RequestError(f"{len(measured.mistakes)} answers were wrong or lost: see {results / load.RESULTS_NAME}")
 
 
 def main() -> None:
