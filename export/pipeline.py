@@ -21,10 +21,10 @@ import onnx_ir as ir
 from ..quantize import methods, plan, rewrite
 from ..quantize.formats import Format
 from ..quantize.methods import Method
-from ..quantize.report import TensorReport
+from ..quantize.report import ErrorSums, TensorReport
 from ..quantize.streaming import WeightJob, row_slices, store
 from ..runtime.errors import ExportError, WeightMismatch
-from ..runtime.manifest import Graph, Manifest, Region, RotaryTable, Source, TensorRecord
+from ..runtime.manifest import FileRecord, Graph, Manifest, Region, RotaryTable, Source, TensorRecord
 from ..runtime.providers import find as find_provider
 from ..runtime.providers.provider import Provider
 from . import families, interop, layout
@@ -125,6 +125,25 @@ def export(
         Path(output), checkpoint_bytes, sum(files.values()), files, time.monotonic() - started, peak_memory(), resumed,
         tuple(reports), blueprint.unread,
     )
+
+
+def foresee(folder: Path, options: Options) -> Manifest:
+    """The manifest that an export of a checkpoint folder would write, without hashes and errors; writes nothing.
+
+    Raises what `export` raises.
+    """
+    with open_checkpoint(folder) as checkpoint:
+        blueprint = design(checkpoint, options, find_provider(options.device))
+        reports = [
+            ErrorSums().report(
+                weight, blueprint.formats[weight], blueprint.shapes[weight], source_bytes(checkpoint, pieces)
+            )
+            for weight, pieces in blueprint.binding.weights.items()
+        ]
+        graphs = {part: Graph(f"{part}.onnx", ()) for part in blueprint.graphs}
+        manifest = _manifest(checkpoint, str(folder), blueprint, options, graphs, reports)
+    tokenizer = folder / "tokenizer.json"
+    return replace(manifest, files={tokenizer.name: FileRecord(tokenizer.stat().st_size, "")})
 
 
 def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blueprint:

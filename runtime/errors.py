@@ -14,6 +14,7 @@ The text of an error says what was found, where, what is allowed and what to do,
     ├── ProviderUnavailable        a requested device cannot serve
     ├── RequestError               an option or a message that cannot be honoured
     │   ├── ContextOverflow        prompt and answer do not fit the context
+    │   ├── NotEnoughMemory        the bundle does not fit into the memory that is free
     │   └── MediaError             an image or a recording that cannot be read, or that is over a limit
     ├── SessionBusy                another answer is still being generated
     ├── NonFiniteLogits            the model produced NaN or infinity
@@ -69,6 +70,10 @@ class RequestError(EdgePhiError):
 
 class ContextOverflow(RequestError):
     """Prompt and answer do not fit into the context."""
+
+
+class NotEnoughMemory(RequestError):
+    """A bundle with the context that was asked for does not fit into the memory that is free."""
 
 
 class MediaError(RequestError):

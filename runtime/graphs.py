@@ -200,7 +200,30 @@ class Binding:
         self._graph._run_bound(self._binding, interrupt)
 
 
+def write_prepacked(path: Path, provider: Provider, target: Path, data: str) -> None:
+    """Write the graph at `path` to `target` as this machine optimizes it, its weights packed in the file `data` beside.
+
+    Such a file is of use to this processor and this ONNX Runtime only. Raises BundleError.
+    """
+    options = _options(provider, provider.default_threads())
+    options.optimized_model_filepath = str(target)
+    for key, value in (
+        ("session.save_external_prepacked_constant_initializers", "1"),
+        ("session.optimized_model_external_initializers_file_name", data),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+    ):
+        options.add_session_config_entry(key, value)
+    _session(path, options, provider, None)
+
+
 def _open(path: Path, provider: Provider, threads: int, model: bytes | None) -> ort.InferenceSession:
+    options = _options(provider, threads)
+    if model is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return _session(path, options, provider, model)
+
+
+def _options(provider: Provider, threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -209,8 +232,12 @@ def _open(path: Path, provider: Provider, threads: int, model: bytes | None) -> 
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     for key, value in provider.session_config:
         options.add_session_config_entry(key, value)
-    if model is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return options
+
+
+def _session(
+    path: Path, options: ort.SessionOptions, provider: Provider, model: bytes | None
+) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(model or str(path), options, providers=[provider.ort_name], enable_fallback=0)
     except _ORT_ERRORS as error:

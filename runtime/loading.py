@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import providers
+from . import prepacked, providers
 from .chat import ChatTemplate
 from .errors import ProviderUnavailable, RequestError
+from .fit import require_memory
 from .manifest import Manifest, read_manifest, verify_files
-from .model import Model
+from .memory import available_memory
+from .model import TEXT, Model
 from .prefix_cache import PrefixCache, find
 from .prompt import PromptReader
 from .providers.provider import Provider
@@ -26,7 +28,7 @@ MAXIMUM_THREADS = 1024
 
 def load(
     bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None,
-    prefix_cache: PrefixCache | str | Path | bool | None = None,
+    prefix_cache: PrefixCache | str | Path | bool | None = None, mapped: bool = False, allow_oversized: bool = False,
 ) -> Session:
     """Open a bundle folder.
 
@@ -39,7 +41,12 @@ def load(
     sessions of this process; True in the user's cache folder as well, and a path in that folder, where it outlives the
     process and is as private as the prompts; False not at all; or a PrefixCache with bounds of its own.
 
-    Raises BundleError, ProviderUnavailable, RequestError.
+    `mapped`: take the weights from a file in the user's cache folder that is made for this processor the first time,
+    about 2.4 times the bundle. Sessions and processes share its pages, and a system short of memory drops them instead
+    of swapping; answers and speed are the same. `allow_oversized`: load although memory for `context` tokens, or for
+    the shortest conversation where that is None, is not free.
+
+    Raises BundleError, ProviderUnavailable, RequestError, NotEnoughMemory.
     """
     folder = Path(bundle)
     manifest = read_manifest(folder)
@@ -48,11 +55,15 @@ def load(
         raise RequestError(f"threads is {threads!r}; allowed is a whole number from 1 to {MAXIMUM_THREADS}, or None")
     tables = RotaryTables.open(folder, manifest.text, context)
     verify_files(folder, manifest, below=HASHED_BYTES)
+    prepared = prepacked.default_folder() if mapped else None
+    if not allow_oversized:
+        ready = prepared is not None and prepacked.find(manifest, TEXT, provider, prepared) is not None
+        require_memory(manifest, context, available_memory(), mapped=ready)
     tokenizer = Tokenizer.open(folder)
     template = ChatTemplate.open(folder, tokenizer.controls)
     reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
     chosen = threads or provider.default_threads()
-    model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache))
+    model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared)
     return Session(manifest, provider, chosen, tokenizer, reader, model)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from . import prepacked
 from .cache import Position
 from .decode import Decoder
 from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
@@ -32,12 +33,22 @@ class Model:
 
     def __init__(
         self, folder: Path, manifest: Manifest, provider: Provider, threads: int, tables: RotaryTables,
-        prefix_cache: PrefixCache,
+        prefix_cache: PrefixCache, prepared: Path | None = None,
     ) -> None:
-        """Open the decoder. Raises BundleError, ProviderUnavailable."""
+        """Open the decoder, its weights mapped from a file in the folder `prepared` where one is given.
+
+        Raises BundleError, ProviderUnavailable, and RequestError without room in that folder.
+        """
         self._manifest = manifest
         self._tables = tables
-        self._open: Callable[[str], Graph] = lambda name: Graph(folder / manifest.graphs[name].file, provider, threads)
+
+        def open_graph(name: str) -> Graph:
+            path = folder / manifest.graphs[name].file
+            if prepared is not None and name in (TEXT, TEXT_MEDIA):
+                path = prepacked.prepare(folder, manifest, name, provider, prepared)
+            return Graph(path, provider, threads)
+
+        self._open: Callable[[str], Graph] = open_graph
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
         self._prefixes = Prefixes(prefix_cache, manifest, provider.name)
         vision, speech = (

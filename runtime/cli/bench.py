@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .answering import Waiting, note
-from .settings import Settings
+from .settings import Settings, memory_options
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -50,6 +50,7 @@ class Measured:
 @click.option("-r", "--runs", type=click.IntRange(1), default=5, show_default=True, help="Runs, after one to warm up.")
 @click.option("-c", "--context", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
+@memory_options
 @click.option("--device", default="cpu", show_default=True, help="What computes.")
 @click.option("--json", "as_json", is_flag=True, help="Print all samples as one JSON object.")
 def bench(
@@ -59,6 +60,8 @@ def bench(
     runs: int,
     context: int | None,
     threads: int | None,
+    mapped: bool,
+    allow_oversized: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -67,7 +70,9 @@ def bench(
         from ..loading import load
 
         started = time.perf_counter()
-        session = load(bundle, device=device, threads=threads, context=context)
+        session = load(
+            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized
+        )
         load_seconds = time.perf_counter() - started
     with session, Waiting("measuring") as waiting:
         ids = _prompt(session, prompt)

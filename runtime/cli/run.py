@@ -17,7 +17,7 @@ import click
 
 from ..errors import RequestError
 from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, statistics
-from .settings import Settings
+from .settings import Settings, memory_options
 
 if TYPE_CHECKING:
     from ..session import Prompt, Session
@@ -46,6 +46,9 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: repeat less."),
         click.option("--seed", type=int, metavar="N", help="Draw the same way every time."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. May be given again."),
+        click.option("--think/--no-think", default=None, help="Think before the answer, or not; default: as it likes."),
+        click.option("--think-budget", type=int, metavar="N", help="Close a thought after N tokens; 0 is no thought."),
+        click.option("--hide-thinking", is_flag=True, help="Show the answer alone."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -61,6 +64,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @sampling_options
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
+@memory_options
 @click.option(
     "--device", default="cpu", show_default=True, help="What computes; 'auto' for what the bundle is made for."
 )
@@ -78,6 +82,8 @@ def run(
     recordings: tuple[str, ...],
     context: int | None,
     threads: int | None,
+    mapped: bool,
+    allow_oversized: bool,
     device: str,
     as_boxes: bool,
     raw: bool,
@@ -101,7 +107,7 @@ def run(
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
     if as_boxes and (text is None or len(images) != 1 or recordings or system or raw or as_json or stream_json):
         raise click.UsageError("--ground takes PROMPT and one --image, and prints JSON by itself")
-    with loaded(bundle, device, threads, context) as session:
+    with loaded(bundle, device, threads, context, mapped, allow_oversized) as session:
         if text is None:
             from .repl import Repl
 
@@ -120,9 +126,10 @@ def run(
         if stream_json:
             _stream_json(session, prompt, settings)
             return
-        finished = answer(session, prompt, settings, show=None if as_json else Shown())
+        shown = None if as_json else Shown(thoughts=not settings.hide_thinking)
+        finished = answer(session, prompt, settings, show=shown)
         if as_json:
-            click.echo(json.dumps(_summary(bundle, finished), ensure_ascii=False))
+            click.echo(json.dumps(_summary(bundle, finished, settings), ensure_ascii=False))
         note_end(finished)
         if stats:
             note(statistics(finished))
@@ -130,12 +137,16 @@ def run(
             raise KeyboardInterrupt
 
 
-def loaded(bundle: Path, device: str, threads: int | None, context: int | None) -> Session:
+def loaded(
+    bundle: Path, device: str, threads: int | None, context: int | None, mapped: bool, allow_oversized: bool
+) -> Session:
     """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
         from ..loading import load
 
-        return load(bundle, device=device, threads=threads, context=context)
+        return load(
+            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized
+        )
 
 
 def _prompt_text(words: tuple[str, ...], *, spoken: bool) -> str | None:
@@ -194,13 +205,17 @@ def _stream_json(session: Session, prompt: Prompt, settings: Settings) -> None:
     stream = session.stream(prompt, **settings.options())
     with interruptible(session, stream) as (pieces, interrupted):
         for piece in pieces:
+            if settings.hide_thinking and piece.kind == "thinking" and piece.finish_reason is None:
+                continue
             fields = {name: value for name, value in dataclasses.asdict(piece).items() if value is not None}
             click.echo(json.dumps(fields, ensure_ascii=False))
     if interrupted.is_set():
         raise KeyboardInterrupt
 
 
-def _summary(bundle: Path, finished: Finished) -> dict[str, object]:
+def _summary(bundle: Path, finished: Finished, settings: Settings) -> dict[str, object]:
     summary = {"bundle": str(bundle), **dataclasses.asdict(finished)}
     del summary["interrupted"]
+    if settings.hide_thinking:
+        del summary["thinking"]
     return summary

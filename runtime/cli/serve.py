@@ -15,6 +15,7 @@ import click
 
 from ..errors import MissingDependency, RequestError
 from ..server.settings import PORT, Access, Limits, Loading, Settings
+from .settings import memory_options
 
 KEY_VARIABLE = "EDGEPHI_API_KEY"
 MIB = 1 << 20
@@ -38,6 +39,7 @@ Example:
 @click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may ask.")
 @click.option("--device", default="cpu", show_default=True, help="What computes; 'auto' for what a bundle is made for.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
+@memory_options
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("--preload", is_flag=True, help="Load models now instead of when they are first asked for.")
 @click.option(
@@ -90,6 +92,8 @@ def serve(
     device: str,
     threads: int | None,
     context: int | None,
+    mapped: bool,
+    allow_oversized: bool,
     preload: bool,
     keep_alive: float,
     max_loaded: int,
@@ -114,7 +118,7 @@ def serve(
             idle_seconds=None if keep_alive < 0 else keep_alive,
             cache_bytes=cache_ram * MIB,
         ),
-        loading=Loading(device, threads, context),
+        loading=Loading(device, threads, context, mapped, allow_oversized),
         preload=preload,
     )
     _serve(settings, port, as_json=as_json, quiet=quiet)

@@ -10,15 +10,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from ..errors import RequestError
 
 if TYPE_CHECKING:
     from ..options import Options
 
 
+def memory_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `mapped` and `allow_oversized` of every verb that loads a bundle."""
+    mapped = click.option(
+        "--mapped", is_flag=True,
+        help="Map the weights from a file made for this processor, which other programs share. Costs disk space.",
+    )
+    oversized = click.option("--allow-oversized", is_flag=True, help="Load even where the memory is not free.")
+    return mapped(oversized(function))
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The sampling arguments of `Session.stream`; None leaves a choice to the bundle."""
+    """Arguments of `Session.stream`, None leaves a choice to the bundle; and whether thoughts are kept from view."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -28,6 +40,9 @@ class Settings:
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    think: bool | None = None
+    think_budget: int | None = None
+    hide_thinking: bool = False
 
     def options(self) -> Options:
         """Keyword arguments for `Session.stream`."""
@@ -40,6 +55,8 @@ class Settings:
             "repetition_penalty": self.repetition_penalty,
             "seed": self.seed,
             "stop": self.stop,
+            "think": self.think,
+            "think_budget": self.think_budget,
         }
 
     def changed(self, name: str, text: str) -> Settings:
@@ -55,6 +72,28 @@ class Settings:
                 kind = "a whole number" if PARSERS[name] is int else "a number"
                 raise RequestError(f"{name} is {text!r}; it must be {kind}, or 'default'") from error
         return dataclasses.replace(self, **{name: value})
+
+    def with_thinking(self, text: str) -> Settings:
+        """The same settings with what "on", "off", "auto", a budget in tokens, "hide" or "show" says of thoughts.
+
+        Raises RequestError.
+        """
+        if text == "auto":
+            return dataclasses.replace(self, think=None, think_budget=None)
+        if text in ("on", "off"):
+            budget = None if self.think_budget == 0 else self.think_budget
+            return dataclasses.replace(self, think=text == "on", think_budget=budget)
+        if text in ("hide", "show"):
+            return dataclasses.replace(self, hide_thinking=text == "hide")
+        if not (text.isascii() and text.isdigit()):
+            raise RequestError(f"/think {text!r:.40} is none of on, off, auto, a number of tokens, hide, show")
+        return dataclasses.replace(self, think=None, think_budget=int(text))
+
+    def thinking(self) -> str:
+        """What of thoughts is set, in words."""
+        wish = {None: "as the model likes", True: "on", False: "off"}[self.think]
+        budget = "" if self.think_budget is None else f", at most {self.think_budget} tokens"
+        return f"thinking: {wish}{budget}{', hidden' if self.hide_thinking else ''}"
 
     def lines(self) -> list[str]:
         """One line for each setting."""

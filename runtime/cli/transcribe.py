@@ -21,6 +21,7 @@ from ..manifest import read_manifest
 from .answering import Waiting, harmless, interruptible, note
 from .recordings import Recording, Target, find_recordings, output_path, write_whole
 from .run import loaded
+from .settings import memory_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -82,6 +83,7 @@ class Wanted:
     help="Longest segment, 5 to 40; segments end in pauses. Default: 30, for subtitles 10.",
 )
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
+@memory_options
 @click.option("--device", default="cpu", show_default=True, help="What computes.")
 @click.option("--json", "as_json", is_flag=True, help="The same as -o json: printed, it is an object a line.")
 @click.option("--stats", is_flag=True, help="Say on stderr how long it took.")
@@ -97,6 +99,8 @@ def transcribe(
     summarize: bool,
     chunk: float | None,
     threads: int | None,
+    mapped: bool,
+    allow_oversized: bool,
     device: str,
     as_json: bool,
     stats: bool,
@@ -114,7 +118,7 @@ def transcribe(
     several = len(recordings) > 1
     wanted = Wanted(chosen, target, language, translate, summarize, seconds, stats, several)
     failed = []
-    with loaded(bundle, device, threads, None) as session:
+    with loaded(bundle, device, threads, None, mapped, allow_oversized) as session:
         for recording in recordings:
             try:
                 _transcribe(session, recording, wanted)

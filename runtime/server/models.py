@@ -92,7 +92,10 @@ def load_engine(bundle: Bundle) -> Engine:
     from ..loading import load
 
     loading = bundle.loading
-    return load(bundle.folder, device=loading.device, threads=loading.threads, context=loading.context)
+    return load(
+        bundle.folder, device=loading.device, threads=loading.threads, context=loading.context, mapped=loading.mapped,
+        allow_oversized=loading.allow_oversized,
+    )
 
 
 def _opener(open_engine: OpenEngine, bundle: Bundle) -> Callable[[], Engine]:

@@ -22,6 +22,8 @@ class Loading:
     device: str = "cpu"
     threads: int | None = None
     context: int | None = None
+    mapped: bool = False
+    allow_oversized: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,107 @@
+"""Whether a bundle fits into this machine, and what to change where it does not.
+
+Boundary: decides with footprint.py's bytes and the memory that memory.py finds free; opens nothing and times nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .decode import CHUNK
+from .errors import NotEnoughMemory
+from .footprint import BLOCKS, EMBEDDING, HEAD, Footprint, elements, footprint
+from .manifest import Manifest, TensorRecord
+
+SMALLEST_CONTEXT = CHUNK  # less is no conversation
+DEFAULT_CONTEXT = 4096
+
+# Codes, float16 scales and zero points of --precision int4 --preset balanced.
+_SMALL, _SMALL_BITS, _TABLE, _TABLE_BITS = "uint4-block64", 4 + 20 / 64, "int8-block128", 8 + 16 / 128
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`available` bytes are free, None where the system does not tell; then `fits` is None, too.
+
+    `largest_context`: the longest conversation in tokens that fits, at most the model's own. `changes`: what would make
+    it fit, one sentence each, the most useful first.
+    """
+
+    context: int
+    footprint: Footprint
+    available: int | None
+    fits: bool | None
+    largest_context: int | None
+    changes: tuple[str, ...]
+
+
+def judge(manifest: Manifest, context: int, available: int | None) -> Fit:
+    """Compare what a conversation of `context` tokens needs with what is free."""
+    needed = footprint(manifest, context)
+    if available is None:
+        return Fit(context, needed, None, None, None, ())
+    largest = largest_context(manifest, available)
+    fits = needed.total <= available
+    changes = () if fits else _changes(manifest, context, available, largest)
+    return Fit(context, needed, available, fits, largest, changes)
+
+
+def largest_context(manifest: Manifest, available: int) -> int:
+    """The longest conversation that fits into so many bytes; 0 where not even an empty one does."""
+    low, high = 0, manifest.text.context_length
+    while low < high:
+        middle = (low + high + 1) // 2
+        if footprint(manifest, middle).total <= available:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def require_memory(
+    manifest: Manifest, context: int | None, available: int | None, *, mapped: bool = False
+) -> None:
+    """Raise NotEnoughMemory where a session cannot fit: one of `context` tokens, or the shortest one where it is None.
+
+    `mapped`: the weights need no memory of their own.
+    """
+    length = min(context or SMALLEST_CONTEXT, manifest.text.context_length)
+    fit = judge(manifest, length, available)
+    needed = fit.footprint.total - (fit.footprint.weights if mapped else 0)
+    if available is None or needed <= available:
+        return
+    raise NotEnoughMemory(
+        f"{manifest.source.name} needs {gigabytes(needed)} of memory for a context of {length} tokens, "
+        f"{gigabytes(available)} are free: {'; '.join(fit.changes)}; or load it all the same with allow_oversized "
+        "(--allow-oversized)"
+    )
+
+
+def gigabytes(nbytes: float) -> str:
+    """For people."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.0f} MB"
+
+
+def _changes(manifest: Manifest, context: int, available: int, largest: int) -> tuple[str, ...]:
+    found = []
+    if SMALLEST_CONTEXT <= largest < context:
+        found.append(f"choose a context of at most {largest} tokens (--context {largest})")
+    small = footprint(replace(manifest, report=tuple(map(_quantized, manifest.report))), context).total
+    if small < 0.95 * footprint(manifest, context).total:
+        found.append(
+            f"export the checkpoint with --precision int4, which takes {gigabytes(small)}"
+            f"{'' if small <= available else ', still too much'}"
+        )
+    return *found, "close other programs", "use a smaller model"
+
+
+def _quantized(record: TensorRecord) -> TensorRecord:
+    """A weight of the decoder as the smallest usual export stores it; others as they are."""
+    blocks = BLOCKS.fullmatch(record.format)
+    if record.name in (EMBEDDING, HEAD) and blocks is None:
+        return replace(record, format=_TABLE, bytes_after=round(elements(record) * _TABLE_BITS / 8))
+    if not record.name.startswith("model.layers.") or not record.name.endswith("_proj.weight"):
+        return record
+    if blocks is not None and int(blocks[2]) == 4 and int(blocks[3]) >= 64:
+        return record
+    return replace(record, format=_SMALL, bytes_after=round(elements(record) * _SMALL_BITS / 8))

@@ -1,0 +1,107 @@
+"""How much memory a loaded bundle takes: arithmetic over its manifest, nothing is opened.
+
+Boundary: a manifest and a number of tokens in, bytes out. The rules are those of ONNX Runtime's CPU provider, measured
+on x86-64: it keeps a packed copy of every weight that is multiplied and lets go of the mapped original, so memory
+follows the packed size and not that of the file.
+
+- A block of a MatMulNBits weight takes its codes, a float32 scale and a float32 sum; the scales that were stored as
+  float16 stay beside it as float32, the result of their Cast.
+- A float16 weight is cast when it is loaded: it takes what a float32 one takes.
+- A table that is only looked up stays in its file; a token brings in one page.
+- Scores of attention are (heads, positions of a step, positions so far) float32, and the arena holds about a third
+  more than the largest of them; a step of prefill holds a few copies of its widest activations.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import providers
+from .decode import CHUNK, FEWEST, SCORE_BYTES
+from .manifest import Manifest, TensorRecord
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LINEAR = "model.layers.0.mlp.down_proj.weight"  # of the first layer; those of the others are like it
+ON_DEMAND = re.compile(r"(vision|speech)\.|.*\.lora_[AB]\.")
+TOKENIZER = "tokenizer.json"
+
+BLOCKS = re.compile(r"(u?)int(\d+)-block(\d+)")
+_FLOAT_BITS, _PACKED_BITS, _SCALE_BITS, _STORED_SCALE_BITS = 32, 64, 32, 16
+# Measured: Python with its libraries and ONNX Runtime's session; a tokenizer is 28 MB and 4.5 times its file.
+_PROGRAM, _TOKENIZER, _TOKENIZER_FACTOR = 75 << 20, 28_000_000, 4.5
+_SCORES_HELD = 1.35
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes. `on_demand` is what encoders and adapters add with the first picture or recording, their activations not
+    counted.
+    """
+
+    program: int
+    weights: int
+    cache: int
+    activations: int
+    on_demand: int
+
+    @property
+    def total(self) -> int:
+        """Of text alone."""
+        return self.program + self.weights + self.cache + self.activations
+
+
+def footprint(manifest: Manifest, context: int) -> Footprint:
+    """Memory of a session whose conversation has grown to `context` tokens."""
+    tied = all(record.name != HEAD for record in manifest.report)
+    needed = [record for record in manifest.report if tied or record.name != EMBEDDING]
+    sizes = {record.name: resident(record) for record in needed}
+    on_demand = sum(size for name, size in sizes.items() if ON_DEMAND.match(name))
+    tokenizer = manifest.files.get(TOKENIZER)
+    program = _PROGRAM + _TOKENIZER + round(_TOKENIZER_FACTOR * (tokenizer.size if tokenizer else 0))
+    return Footprint(
+        program, sum(sizes.values()) - on_demand, context * bytes_per_position(manifest),
+        activations(manifest, context), on_demand,
+    )
+
+
+def bytes_per_position(manifest: Manifest) -> int:
+    """Of keys and values."""
+    text, dtype = manifest.text, np.dtype(providers.find(manifest.device).activation_dtype)
+    return 2 * text.layers * text.kv_heads * text.head_dim * dtype.itemsize
+
+
+def resident(record: TensorRecord) -> int:
+    """Bytes that ONNX Runtime holds for a weight that is multiplied."""
+    bits = float(_FLOAT_BITS)
+    if blocks := BLOCKS.fullmatch(record.format):
+        bits = int(blocks[2]) + (_PACKED_BITS + _SCALE_BITS) / int(blocks[3])
+    return round(elements(record) * bits / 8)
+
+
+def elements(record: TensorRecord) -> int:
+    """How many values a weight has, from its format and its bytes."""
+    blocks = BLOCKS.fullmatch(record.format)
+    if blocks is None:
+        return record.bytes_after // np.dtype(record.format).itemsize
+    bits, size = int(blocks[2]), int(blocks[3])
+    stored = bits + (_STORED_SCALE_BITS + (bits if blocks[1] else 0)) / size
+    return round(record.bytes_after * 8 / stored)
+
+
+def activations(manifest: Manifest, context: int) -> int:
+    """Of the largest step of a prefill up to `context` tokens."""
+    text = manifest.text
+    step = min(CHUNK, context)
+    scores = max(min(SCORE_BYTES, 4 * text.heads * step * context), 4 * text.heads * min(FEWEST, step) * context)
+    fused = (text.heads + 2 * text.kv_heads) * text.head_dim
+    widths = 7 * intermediate(manifest) + 2 * fused + 3 * text.hidden_size
+    return round(4 * step * widths + _SCORES_HELD * scores)
+
+
+def intermediate(manifest: Manifest) -> int:
+    """Width of the feed-forward part; 0 where the manifest does not say."""
+    down = next((record for record in manifest.report if record.name == LINEAR), None)
+    return 0 if down is None else round(elements(down) / manifest.text.hidden_size)
