@@ -12,7 +12,7 @@ import click
 
 from edgephi.runtime.errors import EdgePhiError, RequestError
 
-from . import checkpoints, encoder_error, export_cost, load, media_latency, published, quality
+from . import checkpoints, encoder_error, export_cost, load, media_latency, peers_verb, published, quality
 
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 results_option = click.option(
@@ -116,6 +116,9 @@ def measure_encoders(
     measured = encoder_error.measure(checkpoint_folder, media, precisions, threads, _count)
     encoder_error.write(measured, results)
     click.echo(encoder_error.table(measured))
+
+
+cli.add_command(peers_verb.peers)
 
 
 def _count(name: str, number: int, total: int) -> None:

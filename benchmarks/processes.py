@@ -38,8 +38,11 @@ class Usage:
     output: str
 
 
-def run(command: Sequence[str]) -> Usage:
-    """Run a command to its end; stderr stays visible. Raises RequestError if it fails or the system has no /proc."""
+def run(command: Sequence[str], every: float = SAMPLE_SECONDS) -> Usage:
+    """Run a command to its end, looking at its memory `every` so many seconds; stderr stays visible.
+
+    Raises RequestError if it fails or the system has no /proc.
+    """
     if not Path("/proc/self/status").is_file():
         raise RequestError(f"memory is measured through /proc, which {sys.platform} does not have: run this on Linux")
     peaks = dict.fromkeys(_FIELDS, 0)
@@ -49,7 +52,7 @@ def run(command: Sequence[str]) -> Usage:
         try:
             while not _ended(child.pid):
                 _sample(child.pid, peaks)
-                time.sleep(SAMPLE_SECONDS)
+                time.sleep(every)
         except BaseException:
             child.kill()
             child.wait()

@@ -1,0 +1,67 @@
+"""Runs inside the environment of a peer: one verb of it, or `measure`.
+
+Boundary: arguments in, one JSON line out; knows time and memory, not what a peer does. Standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "edgephi_peers"
+TEXT_TOKENS = 190_000  # ids below are text in every vocabulary that is compared: none of them ends an answer
+SEED = 0
+
+
+def measure(peer: Any, model: str, threads: int, context: int, started: float, stages: Sequence[Sequence[int]]) -> None:
+    """Load a model, let it answer prompts of random tokens, and print what was seen.
+
+    `stages`: (length of the prompt, tokens after the first); `started`: the monotonic clock of the machine when this
+    process was made. `at` are seconds since then; memory is in bytes, its peak is that of the process so far.
+    """
+    engine = peer.open(Path(model), threads, context)
+    report: dict[str, Any] = {"loaded": {"at": time.monotonic() - started, **memory()}, "stages": []}
+    for length, steps in stages:
+        tokens = random.Random(SEED + length).choices(range(300, TEXT_TOKENS), k=length)
+        begun = time.monotonic() - started
+        seconds = engine.answer(tokens, steps)
+        report["stages"].append({
+            "length": length, "at": begun + seconds[0], "first": seconds[0], "steps": seconds[1:], **memory(),
+        })
+    print(json.dumps(report), flush=True)  # noqa: T201
+
+
+def memory() -> dict[str, int]:
+    """Peak of the resident set, and anonymous pages now, in bytes."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    sizes = {"peak_resident": "VmHWM", "anonymous": "RssAnon"}
+    return {name: int(fields[field].split()[0]) * 1024 for name, field in sizes.items()}
+
+
+def main() -> None:
+    """`worker.py PEER VERB JSON`: the folder becomes a package, so that its files hide no package of the peer's."""
+    folder = Path(__file__).parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder.resolve()]
+    start = folder / "__init__.py"
+    spec = importlib.util.spec_from_file_location(PACKAGE, start, submodule_search_locations=[str(folder)])
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = package
+    spec.loader.exec_module(package)
+    name, verb, arguments = sys.argv[1:]
+    peer = importlib.import_module(f"{PACKAGE}.{name}").PEER
+    if verb == "measure":
+        measure(peer, **json.loads(arguments))
+    else:
+        peer.verbs[verb](**json.loads(arguments))
+
+
+if __name__ == "__main__":
+    main()
