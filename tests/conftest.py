@@ -2,6 +2,7 @@
 
     tiny_checkpoint("mini") → folder
     tiny_bundle("mini", precision="fp32") → folder
+    thinking_bundle(tokens=True) → the fp32 one, said to think
     tiny_reference("mini") → Phi3ForCausalLM, float32
     tiny_multimodal() → folder of a Phi4MultimodalForCausalLM with its two adapters
     tiny_multimodal_bundle(precision="fp32") → folder
@@ -13,8 +14,10 @@ Everything is made once a run and read-only; the weights depend on the name alon
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
+import shutil
 import signal
 import warnings
 import zlib
@@ -51,7 +54,8 @@ TEMPLATE = (
 MEDIA_CONTROLS = ("<|endoftext10|>", "<|endoftext11|>")
 IMAGE_TOKEN, AUDIO_TOKEN = (BYTES_AND_MERGES + len(CONTROLS) + index for index in range(2))
 ADAPTER_RANKS = {"vision": 64, "speech": 96}
-MULTIMODAL: dict[str, Any] = {
+# Sizes of the encoders around a decoder of `SHAPES`, by its name.
+MULTIMODAL: dict[str, dict[str, Any]] = {"mini": {
     "vision_config": {
         "hidden_size": 32, "intermediate_size": 72, "num_hidden_layers": 3, "num_attention_heads": 2,
     },
@@ -59,7 +63,15 @@ MULTIMODAL: dict[str, Any] = {
         "hidden_size": 32, "intermediate_size": 48, "num_blocks": 2, "num_attention_heads": 2, "nemo_conv_channels": 8,
         "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "bias_max_distance": 500,
     },
-}
+}, "mini-untied": {
+    "vision_config": {
+        "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 3,
+    },
+    "audio_config": {
+        "hidden_size": 24, "intermediate_size": 20, "num_blocks": 3, "num_attention_heads": 3, "nemo_conv_channels": 6,
+        "ext_pw_out_channel": 24, "depthwise_separable_out_channel": 24, "bias_max_distance": 60, "kernel_size": 5,
+    },
+}}
 MULTIMODAL_TEXT_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "max_position_embeddings", "original_max_position_embeddings", "tie_word_embeddings", "bos_token_id",
@@ -145,6 +157,38 @@ def tiny_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
+def thinking_bundle(
+    tiny_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[bool], Path]:
+    """(whether each tag is a token) → `tiny_bundle("mini")` whose manifest says that it thinks."""
+    made: dict[bool, Path] = {}
+
+    def make(tokens: bool = True) -> Path:
+        if tokens not in made:
+            made[tokens] = tmp_path_factory.mktemp("thinking") / "bundle"
+            _teach_to_think(tiny_bundle("mini"), made[tokens], tokens)
+        return made[tokens]
+
+    return make
+
+
+def _teach_to_think(bundle: Path, target: Path, tokens: bool) -> None:
+    shutil.copytree(bundle, target)
+    manifest = json.loads((target / "edgephi.json").read_bytes())
+    manifest["thinking"] = {"open": "<think>", "close": "</think>", "skip": None}
+    if tokens:
+        spec = json.loads((target / "tokenizer.json").read_bytes())
+        free = 1 + max(token["id"] for token in spec["added_tokens"])
+        assert free + 1 < ROWS
+        for number, content in enumerate(("<think>", "</think>"), free):
+            spec["added_tokens"].append({**spec["added_tokens"][0], "id": number, "content": content})
+        data = json.dumps(spec).encode()
+        (target / "tokenizer.json").write_bytes(data)
+        manifest["files"]["tokenizer.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (target / "edgephi.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session")
 def tiny_multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Phi4MultimodalForCausalLM in bfloat16 as transformers saves it, with vision-lora/ and speech-lora/ beside it.
 
@@ -158,8 +202,16 @@ def tiny_multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_multimodal() -> Callable[..., None]:
-    """(folder, vocabulary, (image id, audio id)) → `tiny_multimodal` once more, for another tokenizer."""
+    """(folder, vocabulary, (image id, audio id), shape, seed) → `tiny_multimodal` with another tokenizer, name of
+    `MULTIMODAL` or seed.
+    """
     return _write_multimodal
+
+
+@pytest.fixture(scope="session")
+def multimodal_reference() -> Callable[..., Any]:
+    """(folder of such a checkpoint, adapter name or None) → what `tiny_multimodal_reference` gives."""
+    return _multimodal_reference
 
 
 @pytest.fixture(scope="session")
@@ -255,7 +307,8 @@ def _write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
 
 
 def _write_multimodal(
-    folder: Path, vocabulary: int = ROWS, placeholders: tuple[int, int] = (IMAGE_TOKEN, AUDIO_TOKEN)
+    folder: Path, vocabulary: int = ROWS, placeholders: tuple[int, int] = (IMAGE_TOKEN, AUDIO_TOKEN),
+    shape: str = "mini", seed: int = 4,
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -263,15 +316,17 @@ def _write_multimodal(
         from safetensors.torch import save_file
         from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-        text = _config(**SHAPES["mini"], vocab_size=vocabulary)
+        text = _config(**SHAPES[shape], vocab_size=vocabulary)
         known = {key: text[key] for key in MULTIMODAL_TEXT_KEYS}
         parts = {
-            key: MULTIMODAL[key] | {token: number}
-            for key, token, number in zip(MULTIMODAL, ("image_token_id", "audio_token_id"), placeholders, strict=True)
+            key: sizes | {token: number}
+            for (key, sizes), token, number in zip(
+                MULTIMODAL[shape].items(), ("image_token_id", "audio_token_id"), placeholders, strict=True)
         }
-        rope = text["rope_scaling"] | {"rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+        rotary = text["partial_rotary_factor"]
+        rope = text["rope_scaling"] | {"rope_theta": 10000.0, "partial_rotary_factor": rotary}
         model: Any = Phi4MultimodalForCausalLM(Phi4MultimodalConfig(**known, **parts, rope_parameters=rope))
-        generator = torch.Generator().manual_seed(4)
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
                 noise = torch.randn(tensor.shape, generator=generator)

@@ -55,9 +55,13 @@ def answer(session: Session, prompt: Prompt, settings: Settings, *, show: Shown 
         with interruptible(session, stream) as (made, interrupted):
             for piece in made:
                 pieces.append(piece)
-                if show is not None and (piece.text or piece.finish_reason):
-                    waiting.stop()
-                    show.piece(piece)
+                if show is None or not (piece.text or piece.finish_reason):
+                    continue
+                if piece.kind == "thinking" and not show.thoughts and piece.finish_reason is None:
+                    waiting.say(f"thinking: {len(pieces)} tokens")
+                    continue
+                waiting.stop()
+                show.piece(piece)
     last = pieces[-1]
     assert last.finish_reason is not None and last.usage is not None
     return Finished(
@@ -125,9 +129,12 @@ def _taken(
 
 
 class Shown:
-    """Writes pieces as they come: the answer to stdout; thoughts and tool calls to stderr when that is a terminal."""
+    """Writes pieces as they come: the answer and tool calls to stdout; thoughts dim to stderr when that is a terminal,
+    unless they are not wanted.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, thoughts: bool = True) -> None:
+        self.thoughts = thoughts
         self._terminal = sys.stdout.isatty()
         self._aside = sys.stderr.isatty()
         self._at_line_start = True
@@ -139,7 +146,7 @@ class Shown:
             self._end_thought()
             self._write(piece.text)
         elif piece.kind == "thinking":
-            if self._aside:
+            if self._aside and self.thoughts:
                 self._in_thought = True
                 click.secho(harmless(piece.text), nl=False, err=True, dim=True)
         elif piece.text:
@@ -184,7 +191,11 @@ class Waiting:
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Receives the progress of a session."""
-        self._text = f"{stage}: {done} of {total} tokens"
+        self.say(f"{stage}: {done} of {total} tokens")
+
+    def say(self, text: str) -> None:
+        """Change the text."""
+        self._text = text
         with self._lock:
             if self._status is not None:
                 self._status.update(self._text)
@@ -216,7 +227,8 @@ def note_end(finished: Finished) -> None:
     """Say that an answer was cut, which the text itself does not show."""
     if finished.finish_reason == "length":
         tokens = finished.usage.completion_tokens
-        note(f"(cut after {tokens} tokens, by the limit of max_tokens or of the context)")
+        thought = "" if finished.text or not finished.thinking else "; all of it is thought, which a budget would end"
+        note(f"(cut after {tokens} tokens, by the limit of max_tokens or of the context{thought})")
     elif finished.interrupted:
         note("(stopped)")
 
@@ -230,7 +242,8 @@ def statistics(finished: Finished) -> str:
     parts += _rate("prefill", usage.prefill_rate)
     if usage.time_to_first_token is not None:
         parts.append(f"first token {usage.time_to_first_token:.2f} s")
-    parts.append(f"answer {usage.completion_tokens} tokens")
+    thought = f", {usage.thinking_tokens} of them thought" if usage.thinking_tokens else ""
+    parts.append(f"answer {usage.completion_tokens} tokens{thought}")
     parts += _rate("decode", usage.decode_rate)
     if usage.recomputed_tokens:
         parts.append(f"recomputed {usage.recomputed_tokens} tokens in {usage.recompute_seconds:.1f} s")

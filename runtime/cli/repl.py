@@ -38,6 +38,7 @@ HELP = f"""\
 /detach             take away what goes with the next question
 /system [TEXT]      show or set the instructions; the conversation starts anew
 /set [NAME VALUE]   show or change a setting: temperature, top_p, max_tokens, seed, stop, ...
+/think [HOW]        think before answers: on, off, auto, or at most as many tokens; hide or show thoughts
 /show               what this bundle is
 /stats              say what each answer cost, or stop saying it
 /save FILE          write the conversation to a file
@@ -69,6 +70,7 @@ class Repl:
             "/retry": self._retry,
             "/system": self._set_system,
             "/set": self._set,
+            "/think": self._think,
             "/image": self._attach_image,
             "/audio": self._attach_audio,
             "/mic": self._attach_speech,
@@ -137,8 +139,9 @@ class Repl:
     def _answer(self, content: object) -> None:
         """Answer a question; the conversation grows only if something was said."""
         self._turns.append({"role": "user", "content": content})
+        shown = Shown(thoughts=not self._settings.hide_thinking)
         try:
-            finished = answer(self._session, self._messages(), self._settings, show=Shown())
+            finished = answer(self._session, self._messages(), self._settings, show=shown)
         except BaseException:
             self._turns.pop()
             raise
@@ -213,11 +216,19 @@ class Repl:
             return True
         if not value:
             raise RequestError("give a name and a value, as in '/set temperature 0.7', or 'default' for the value")
-        changed = self._settings.changed(name, value.strip())
+        self._use(self._settings.changed(name, value.strip()))
+        return True
+
+    def _think(self, rest: str) -> bool:
+        if rest:
+            self._use(self._settings.with_thinking(rest))
+        note(self._settings.thinking())
+        return True
+
+    def _use(self, changed: Settings) -> None:
         # Made but not begun: the session checks the values, and nothing is computed.
         self._session.stream("?", **changed.options())
         self._settings = changed
-        return True
 
     def _toggle_statistics(self, rest: str) -> bool:
         self._statistics = not self._statistics

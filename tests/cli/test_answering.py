@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -25,8 +26,8 @@ USAGE = Usage(
 )
 
 
-def _show(*pieces: tuple[Kind, str]) -> None:
-    shown = Shown()
+def _show(*pieces: tuple[Kind, str], thoughts: bool = True) -> None:
+    shown = Shown(thoughts=thoughts)
     for kind, text in pieces:
         shown.piece(Piece(text, 1, None, kind))
     shown.piece(Piece("", None, None, pieces[-1][0], None, "stop", USAGE))
@@ -49,6 +50,17 @@ def test_thoughts_are_not_for_files(capsys: pytest.CaptureFixture[str], monkeypa
     _on_terminal(monkeypatch, out=False, err=False)
     _show(("thinking", "hm"), ("answer", "Yes\n"))
     assert capsys.readouterr() == ("Yes\n", "")
+
+
+def test_thoughts_are_dim_and_can_be_hidden(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _on_terminal(monkeypatch, out=True, err=True)
+    _show(("thinking", "hm"), ("answer", "Yes"))
+    shown = capfd.readouterr()
+    assert shown.out == "Yes\n" and "hm" in shown.err
+    _show(("thinking", "hm"), ("answer", "Yes"), thoughts=False)
+    assert capfd.readouterr() == ("Yes\n", "")
 
 
 def test_tool_calls_stand_on_lines_of_their_own(
@@ -93,3 +105,12 @@ def test_statistics_are_one_line_with_units() -> None:
 def test_a_cut_is_said(reason: str, interrupted: bool, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     note_end(_finished(reason, interrupted=interrupted))
     assert capsys.readouterr() == ("", said)
+
+
+def test_what_was_thought_is_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    thought = dataclasses.replace(_finished("length"), usage=dataclasses.replace(USAGE, thinking_tokens=3))
+    assert "| answer 5 tokens, 3 of them thought |" in statistics(thought)
+    note_end(thought)
+    assert "thought" not in capsys.readouterr().err
+    note_end(dataclasses.replace(thought, text="", thinking="hm"))
+    assert "all of it is thought, which a budget would end" in capsys.readouterr().err

@@ -87,6 +87,28 @@ def test_settings_are_checked_when_they_are_made(talk: Any) -> None:
     assert re.search(r"top_p +default", _ask(talk, "/set"))
 
 
+def test_thinking_is_set_in_between_and_leaves_the_conversation(
+    terminal: Open, thinking_bundle: Callable[..., Path]
+) -> None:
+    talk = terminal("run", thinking_bundle(), "-n", "20", "--stats", "--seed", "1")
+    talk.wait_for(">>> ")
+    assert "thinking: as the model likes, at most 6 tokens" in _ask(talk, "/think 6")
+    assert "thinking: on, at most 6 tokens" in _ask(talk, "/think on")
+    first = _ask(talk, "Hello")
+    assert "answer 20 tokens, 6 of them thought" in first
+    assert "thinking: on, at most 6 tokens, hidden" in _ask(talk, "/think hide")
+    assert "thinking: off, at most 6 tokens, hidden" in _ask(talk, "/think off")
+    assert "of them thought" not in _ask(talk, "Hello again")
+    assert "none of on, off, auto" in _ask(talk, "/think maybe")
+    talk.type("/bye\n")
+    assert talk.end() == 0
+
+
+def test_a_model_that_cannot_think_says_so(talk: Any) -> None:
+    assert "was not trained to think" in _ask(talk, "/think on")
+    assert "thinking: as the model likes" in _ask(talk, "/think")
+
+
 def test_a_conversation_is_saved_taken_back_and_loaded(talk: Any, terminal: Open, bundle: Path, tmp_path: Path) -> None:
     saved, other = tmp_path / "talk.json", tmp_path / "other.txt"
     other.write_text("not a conversation", encoding="utf-8")

@@ -109,6 +109,27 @@ def test_stream_json_is_one_object_a_piece(bundle: Path, session: edgephi.Sessio
     assert not any("usage" in piece for piece in pieces[:-1])
 
 
+def test_thinking_is_asked_for_bounded_and_hidden(thinking_bundle: Callable[..., Path], program: Program) -> None:
+    folder = thinking_bundle()
+    options = ("Hello", "-n", "20")
+    with edgephi.load(folder, threads=2) as session:
+        reply = session.generate("Hello", think=True, think_budget=6, max_tokens=20)
+        skipped = session.generate("Hello", think=False, max_tokens=20)
+    assert reply.thinking and reply.text and reply.usage.thinking_tokens == 6
+    done = program("run", folder, *options, "--think", "--think-budget", "6")
+    assert done.out == _line(reply.text) and done.err.count("\n") == 1  # no terminal: the cut is noted, no thought
+    shown = json.loads(program("run", folder, *options, "--think", "--think-budget", "6", "--json").out)
+    assert (shown["thinking"], shown["text"]) == (reply.thinking, reply.text)
+    assert (shown["usage"]["thinking_tokens"], shown["usage"]["completion_tokens"]) == (6, 20)
+    assert shown["token_ids"] == list(reply.token_ids)
+    hidden = json.loads(program("run", folder, *options, "--think", "--think-budget", "6", "--hide-thinking",
+                                "--json").out)
+    assert "thinking" not in hidden and hidden["text"] == reply.text and hidden["usage"]["thinking_tokens"] == 6
+    lines = program("run", folder, *options, "--think", "--think-budget", "6", "--hide-thinking", "--stream-json").out
+    assert {json.loads(line)["kind"] for line in lines.splitlines()} == {"answer"}
+    assert json.loads(program("run", folder, *options, "--no-think", "--json").out)["text"] == skipped.text
+
+
 def test_statistics_go_to_stderr(bundle: Path, program: Program) -> None:
     done = program("run", bundle, "Hello", *SHORT, "--stats")
     for part in ("prompt ", "tokens/s", "first token", "answer 12 tokens", "peak memory", "cpu"):
@@ -141,6 +162,8 @@ def test_raw_continues_the_prompt_with_its_control_tokens(
         (("Hi", "--context", "4"), b"", 1, "context"),
         (("Hi", "--device", "toaster"), b"", 1, "device 'toaster' is not known"),
         (("Hi", "--threads", "0"), b"", 1, "threads"),
+        (("Hi", "--think"), b"", 1, "was not trained to think"),
+        (("Hi", "--think-budget", "-1"), b"", 1, "think_budget"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

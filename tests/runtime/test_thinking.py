@@ -6,7 +6,6 @@ oracle is a straight run over a prompt that holds the closed thought.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import lzma
 import os
@@ -23,7 +22,7 @@ import edgephi
 from edgephi import Reply, RequestError, Session
 from edgephi.runtime.answer import AnswerReader
 from edgephi.runtime.chat import ChatTemplate
-from edgephi.runtime.manifest import MANIFEST_NAME, Thinking
+from edgephi.runtime.manifest import Thinking
 from edgephi.runtime.sampling import Sampler, Sampling, TokenConstraint
 from edgephi.runtime.thinking import ThoughtBudget, ThoughtReader, answers_alone, budgeted, opening, wanted
 from edgephi.runtime.tokens import Tokenizer
@@ -282,25 +281,6 @@ def test_a_budget_lies_around_another_constraint(published: Published) -> None:
 # --- the tiny model ---
 
 
-def _taught(folder: Path, target: Path, *, tokens: bool) -> Path:
-    """A copy of a bundle that says its model thinks; `tokens`: with a token for each tag."""
-    shutil.copytree(folder, target)
-    manifest = json.loads((target / MANIFEST_NAME).read_bytes())
-    manifest["thinking"] = {"open": OPEN, "close": CLOSE, "skip": None}
-    if tokens:
-        path = target / "tokenizer.json"
-        spec = json.loads(path.read_bytes())
-        free = 1 + max(token["id"] for token in spec["added_tokens"])
-        assert free + 1 < manifest["text"]["vocab_size"]
-        for number, content in enumerate((OPEN, CLOSE), free):
-            spec["added_tokens"].append({**spec["added_tokens"][0], "id": number, "content": content})
-        path.write_text(json.dumps(spec))
-        data = path.read_bytes()
-        manifest["files"]["tokenizer.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (target / MANIFEST_NAME).write_text(json.dumps(manifest))
-    return target
-
-
 @dataclass(frozen=True)
 class Thinker:
     session: Session
@@ -320,12 +300,9 @@ class Thinker:
         return self.session.generate(QUESTION, think=True, think_budget=budget, max_tokens=most, **options)
 
 
-@pytest.fixture(scope="module", params=["single tokens", "spelled"])
-def thinker(
-    request: pytest.FixtureRequest, tiny_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Thinker]:
-    target = tmp_path_factory.mktemp("thinker") / "bundle"
-    folder = _taught(tiny_bundle("mini"), target, tokens=request.param == "single tokens")
+@pytest.fixture(scope="module", params=[True, False], ids=["single tokens", "spelled"])
+def thinker(request: pytest.FixtureRequest, thinking_bundle: Callable[[bool], Path]) -> Iterator[Thinker]:
+    folder = thinking_bundle(request.param)
     with edgephi.load(folder, threads=2) as session:
         yield Thinker(session, Tokenizer.open(folder))
 
