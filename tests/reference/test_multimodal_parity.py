@@ -201,9 +201,49 @@ def test_logits_are_those_of_transformers(
     bundle: Bundle, prompts: Mapping[str, Prompt], tiny_multimodal_reference: Callable[..., Any], name: str
 ) -> None:
     prompt = prompts[name]
-    gates = {f"{adapter}_lora": adapter == prompt.adapter for adapter in ("vision", "speech")}
+    require_parity(bundle, prompt, tiny_multimodal_reference(prompt.adapter), prompt.adapter)
+
+
+@pytest.mark.parametrize("name", ["one image", "12 s", "image and audio"])
+def test_the_comparison_fails_where_the_adapter_is_left_out(
+    bundle: Bundle, prompts: Mapping[str, Prompt], tiny_multimodal_reference: Callable[..., Any], name: str
+) -> None:
+    prompt = prompts[name]
+    with pytest.raises(AssertionError):
+        require_parity(bundle, prompt, tiny_multimodal_reference(prompt.adapter), None)
+
+
+@pytest.fixture(scope="module", params=[("mini", 11), ("mini-untied", 4), ("mini-untied", 5)], ids=str)
+def another(
+    request: pytest.FixtureRequest, write_multimodal: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, Path]:
+    """A bundle and its checkpoint of another shape or seed."""
+    from edgephi.export.pipeline import export
+
+    shape, seed = request.param
+    checkpoint = tmp_path_factory.mktemp("another") / "checkpoint"
+    checkpoint.mkdir()
+    write_multimodal(checkpoint, shape=shape, seed=seed)
+    folder = checkpoint.with_name("bundle")
+    export(checkpoint, folder, precision="fp32", threads=1)
+    return Bundle(folder), checkpoint
+
+
+def test_other_shapes_and_seeds_give_the_logits_of_transformers(
+    another: tuple[Bundle, Path], prompts: Mapping[str, Prompt], multimodal_reference: Callable[..., Any]
+) -> None:
+    bundle, checkpoint = another
+    for adapter, names in ((None, ["text"]), ("vision", ["one image", "image and audio"]), ("speech", ["12 s"])):
+        model = multimodal_reference(checkpoint, adapter)
+        for name in names:
+            require_parity(bundle, prompts[name], model, adapter)
+
+
+def require_parity(bundle: Bundle, prompt: Prompt, model: Any, adapter: str | None) -> None:
+    """Logits of the whole prompt with the gate of `adapter` on, the last three positions from the cache."""
+    gates = {f"{name}_lora": name == adapter for name in ("vision", "speech")}
     actual = bundle.logits("text-media", bundle.embed(prompt), gates, steps=3)
-    assert relative(actual, prompt.expected(tiny_multimodal_reference(prompt.adapter))) <= TOLERANCE
+    assert relative(actual, prompt.expected(model)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["text", "one image", "1 s", "image and audio"])
