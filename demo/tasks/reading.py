@@ -1,4 +1,4 @@
-"""Questions about facts that stand in the prompt, with common and coined names."""
+"""Questions about facts that stand in the prompt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("{name} lives in {value}.", "Where does {name} live?", "Who lives in {value}?", Source.place),
+    Kind(
+        "{name} lives in {value}.",
+        "Where does {name} live?",
+        "Who lives in {value}?",
+        lambda source: source.pick(words.PLACES),
+    ),
     Kind(
         "{name} works as {a} {value}.",
         "What does {name} work as?",
@@ -68,7 +73,7 @@ class Fact:
 def facts(source: Source, count: int) -> list[Fact]:
     """Facts about different people. No two values are alike: a question for a person must have one answer."""
     found: list[Fact] = []
-    for name in source.distinct(source.name, count):
+    for name in source.several(words.NAMES, count):
         kind = source.pick(KINDS)
         value = kind.value(source)
         while value in {fact.value for fact in found}:

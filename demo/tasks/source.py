@@ -16,6 +16,7 @@ from . import words
 T = TypeVar("T")
 
 HELD_OUT_SHARE = 16  # one piece of content in 16 is held out
+COMMON_SHARE = 0.85  # of the words, names and places; the others are coined
 SYLLABLES = tuple(first + vowel for first in "bcdfghjklmnprstvwz" for vowel in "aeiou")
 _ENDINGS = ("", "", "l", "n", "r", "s", "t", "m")
 
@@ -77,15 +78,15 @@ class Source:
 
     def name(self) -> str:
         """A first name, common or coined."""
-        return self.pick(words.NAMES) if self.chance(0.6) else self.coined().capitalize()
+        return self.pick(words.NAMES) if self.chance(COMMON_SHARE) else self.coined().capitalize()
 
     def place(self) -> str:
         """A place, real or coined."""
-        return self.pick(words.PLACES) if self.chance(0.6) else self.coined().capitalize()
+        return self.pick(words.PLACES) if self.chance(COMMON_SHARE) else self.coined().capitalize()
 
     def word(self) -> str:
         """Any word, known or coined."""
-        return self.pick(words.WORDS) if self.chance(0.6) else self.coined()
+        return self.pick(words.WORDS) if self.chance(COMMON_SHARE) else self.coined()
 
     def distinct(self, draw: Callable[[], str], count: int) -> list[str]:
         """`count` different results of one of this source's drawing methods."""

@@ -57,7 +57,14 @@ def _counted(example: Example) -> str:
     question = _question(example.turns)
     items = question.split(": ", 1)[1].split(", ")
     one = re.match(r"(?:How many times is|How often does|Count how often|Count) (\w+) (?:in|appear)", question)
-    return str(items.count(one[1]) if one else len(items))
+    said, number = [], 0
+    for item in items:
+        if one is None or item == one[1]:
+            number += 1
+            said.append(f"{item} {number}")
+        else:
+            said.append(item)
+    return f"{', '.join(said)}. The number is {number}."
 
 
 def _read(told: str, question: str) -> str:
