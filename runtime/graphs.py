@@ -218,6 +218,8 @@ def write_prepacked(path: Path, provider: Provider, target: Path, data: str) -> 
 
 def _open(path: Path, provider: Provider, threads: int, model: bytes | None) -> ort.InferenceSession:
     options = _options(provider, threads)
+    # packing the weights for the kernels is most of the time of a load
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     if model is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     return _session(path, options, provider, model)

@@ -13,7 +13,8 @@ class _Engine:
     def __init__(self, model: Path, threads: int, context: int) -> None:
         import edgephi
 
-        self._session = edgephi.load(model, threads=threads)
+        # What was read before is never read again, unless it is told to forget.
+        self._session = edgephi.load(model, threads=threads, prefix_cache=False)
 
     def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
         self._session.clear()
