@@ -26,6 +26,7 @@ from .event_stream import EventStream
 from .guard import AddressGuard, KeyGuard
 from .metrics import Metrics
 from .models import Models, OpenEngine, load_engine
+from .openapi import openapi_route
 from .page import INDEX, PATHS, page_routes
 from .problems import Problem, problem_of
 from .settings import Settings
@@ -88,6 +89,7 @@ def _routes(endpoints: Endpoints) -> list[Route]:
     return [
         *(Route(path, _answered(endpoint), methods=["POST"]) for path, endpoint in posts.items()),
         *(Route(path, _answered(endpoint), methods=["GET"]) for path, endpoint in gets.items()),
+        openapi_route(),
         *page_routes(),
     ]
 

@@ -43,7 +43,7 @@ def require_audio(bundle: Bundle) -> None:
     if "audio" not in bundle.takes:
         taken = ", ".join(["text", *sorted(bundle.takes)])
         text = f"model {bundle.name!r} takes {taken}, no audio: use a bundle of Phi-4-multimodal"
-        raise Refused(Problem(501, text, "audio_not_supported", "model"))
+        raise Refused(Problem(400, text, "audio_not_supported", "model"))
 
 
 def read_speech(form: Mapping[str, str], recording: bytes | None, *, translate: bool) -> SpeechRequest:

@@ -109,7 +109,9 @@ def client(live: Live) -> openai.OpenAI:
 
 @pytest.fixture
 def start(bundle: Path) -> Iterator[Callable[..., Live]]:
-    """(engine=None, **changes of Limits, access=…, bundles=…) → a server of its own; without an engine a real one."""
+    """(engine=None, **changes of Limits, access=…, bundles=…, context=…) → a server of its own, with a real engine or
+    the one that is given.
+    """
     with ExitStack() as stack:
 
         def make(
@@ -117,10 +119,11 @@ def start(bundle: Path) -> Iterator[Callable[..., Live]]:
             *,
             access: Access = LOCAL,
             bundles: dict[str, Path] | None = None,
+            context: int = 4096,
             **limits: Any,
         ) -> Live:
             settings = Settings(
-                bundles or {"tiny": bundle}, access, dataclasses.replace(QUICK, **limits), Loading("cpu", 1, 4096)
+                bundles or {"tiny": bundle}, access, dataclasses.replace(QUICK, **limits), Loading("cpu", 1, context)
             )
             opener = load_engine if engine is None else lambda _: engine
             return stack.enter_context(serving(settings, opener))
