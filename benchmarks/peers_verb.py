@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from edgephi.runtime.providers.cpu import default_threads
+
 from . import comparison, comparison_report, environments
 
 QUICK_LAYERS = 8
@@ -45,8 +47,6 @@ def peers(
 
     def say(text: str) -> None:
         click.echo(text, err=True)
-
-    from edgephi.runtime.providers.cpu import default_threads
 
     chosen = environments.choose(names)
     plan = [comparison.Stage.parse(stage, steps) for stage in stages]
