@@ -1,5 +1,5 @@
-"""The demo checkpoint's config.json and generation_config.json: Phi-4-mini's architecture, small, in the published
-spelling.
+"""The demo checkpoint's config.json and generation_config.json: Phi-4-mini's architecture, and Phi-4-multimodal's
+around it, small, in the published spelling.
 
 Everything that makes Phi-4-mini special to an exporter is here: tied embedding, grouped-query attention, fused
 projections, rotary embedding of three quarters of a head, LongRoPE with two factor sets, embedding rows that no token
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .tokenizer import END, END_OF_TEXT, VOCABULARY_ROWS, token_id
+from .tokenizer import AUDIO, END, END_OF_TEXT, IMAGE, VOCABULARY_ROWS, token_id
 
 PARTIAL_ROTARY = 0.75
 ORIGINAL_LENGTH = 1024  # up to here the short factors hold
@@ -84,3 +84,71 @@ def generation_config() -> dict[str, object]:
     """The content of generation_config.json: an answer ends at <|end|>."""
     end_of_text = token_id(END_OF_TEXT)
     return {"bos_token_id": end_of_text, "eos_token_id": [token_id(END), end_of_text], "pad_token_id": end_of_text}
+
+
+@dataclass(frozen=True)
+class MediaShape:
+    """Sizes of the encoders and of the two adapters around a decoder; `side` and `patch` of pictures in pixels."""
+
+    vision_hidden: int
+    vision_intermediate: int
+    vision_layers: int
+    vision_heads: int
+    speech_hidden: int
+    speech_intermediate: int
+    speech_blocks: int
+    speech_heads: int
+    channels: int
+    rank: int
+    side: int = 112
+    patch: int = 14
+
+
+MEDIA = MediaShape(
+    vision_hidden=128, vision_intermediate=256, vision_layers=4, vision_heads=4,
+    speech_hidden=128, speech_intermediate=128, speech_blocks=3, speech_heads=4, channels=64, rank=16,
+)  # fmt: skip
+IMAGE_ID, AUDIO_ID = token_id(IMAGE), token_id(AUDIO)
+ADAPTERS = ("vision", "speech")
+TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+SCALE = 2.0  # alpha / rank of both adapters, as published
+
+
+def media_config(shape: Shape, media: MediaShape) -> dict[str, object]:
+    """The content of config.json of the decoder with its encoders: Phi-4-multimodal's architecture."""
+    return config(shape) | {
+        "architectures": ["Phi4MultimodalForCausalLM"],
+        "model_type": "phi4_multimodal",
+        "vision_config": {
+            "crop_size": media.side,
+            "feature_layer": -2,
+            "hidden_size": media.vision_hidden,
+            "image_size": media.side,
+            "image_token_id": IMAGE_ID,
+            "intermediate_size": media.vision_intermediate,
+            "model_type": "phi4_multimodal_vision",
+            "num_attention_heads": media.vision_heads,
+            "num_hidden_layers": media.vision_layers,
+            "patch_size": media.patch,
+        },
+        "audio_config": {
+            "audio_token_id": AUDIO_ID,
+            "bias_max_distance": 500,
+            "depthwise_separable_out_channel": media.speech_hidden,
+            "ext_pw_out_channel": media.speech_hidden,
+            "hidden_size": media.speech_hidden,
+            "intermediate_size": media.speech_intermediate,
+            "model_type": "phi4_multimodal_audio",
+            "nemo_conv_channels": media.channels,
+            "num_attention_heads": media.speech_heads,
+            "num_blocks": media.speech_blocks,
+        },
+    }
+
+
+def adapter_config(media: MediaShape) -> dict[str, object]:
+    """The content of adapter_config.json of either adapter, as PEFT writes it."""
+    return {
+        "bias": "none", "lora_alpha": int(SCALE * media.rank), "lora_dropout": 0.0, "peft_type": "LORA",
+        "r": media.rank, "target_modules": list(TARGETS), "task_type": "CAUSAL_LM", "use_rslora": False,
+    }  # fmt: skip

@@ -19,8 +19,8 @@ from .tasks.source import SYLLABLES
 
 END_OF_TEXT, END, ASSISTANT = "<|endoftext|>", "<|end|>", "<|assistant|>"
 TOOL_MARKS = ("<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>", "<|tool_response|>")
-# <|endoftext10|> and <|endoftext11|> are the places of images and recordings in the multimodal format
-PLAIN = (END_OF_TEXT, "<|endoftext10|>", "<|endoftext11|>", "<|endofprompt|>")
+IMAGE, AUDIO = "<|endoftext10|>", "<|endoftext11|>"  # places of pictures and recordings in the multimodal format
+PLAIN = (END_OF_TEXT, IMAGE, AUDIO, "<|endofprompt|>")
 ROLES = (ASSISTANT, END, "<|user|>", "<|system|>", *TOOL_MARKS, "<|tag|>")
 ADDED = (*PLAIN, *ROLES)
 

@@ -91,7 +91,7 @@ def train(output: Path, state: Path, settings: Settings) -> dict[str, float]:
     while run.step < settings.steps:
         run.advance()
         accuracies = run.look()
-        _save(run.state(), state)
+        save(run.state(), state)
         write_checkpoint(run.model, settings.shape, output)
     return accuracies
 
@@ -232,7 +232,8 @@ def write_checkpoint(model: Any, shape: architecture.Shape, folder: Path) -> Non
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(state: Mapping[str, Any], path: Path) -> None:
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a training's state so that an interruption leaves the old one or the new one."""
     temporary = path.with_suffix(".part")
     torch.save(dict(state), temporary)
     os.replace(temporary, path)

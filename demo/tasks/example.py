@@ -9,13 +9,29 @@ Message = Mapping[str, object]
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What is to be seen in a part of a picture: from left and top to right and bottom, in pixels."""
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
 class Example:
-    """`turns` end with the turn to be answered; `answer` is the right one; `content` decides the side of the split."""
+    """`turns` end with the turn to be answered; `answer` is the right one; `content` decides the side of the split.
+
+    `marks` and `said` are for the training of encoders: what is where in the picture, which words the recording holds.
+    """
 
     task: str
     turns: tuple[Message, ...]
     answer: str
     content: str
+    marks: tuple[Mark, ...] = ()
+    said: tuple[str, ...] = ()
 
     @property
     def finished(self) -> tuple[Message, ...]:

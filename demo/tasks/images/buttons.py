@@ -1,0 +1,34 @@
+"""Grounding: where a button is, asked and answered as runtime/grounding.py has it."""
+
+from __future__ import annotations
+
+from ....runtime.grounding import instruction
+from ..example import Example, Mark
+from ..source import Source
+from .drawing import PALETTE, SIDE, canvas, pictured, shade
+
+NAME = "button"
+RANGE = "2 to 4 buttons of different colours on a grid of tenths: the box of one of them"
+BUTTON = "button"
+
+_STEPS = 10
+_SLOTS = ((0, 0), (5, 0), (0, 3), (5, 3), (0, 6), (5, 6))  # upper left corners of where a button may lie
+
+
+def make(source: Source) -> Example:
+    """`Locate … the red button …` → `[0.1, 0.4, 0.5, 0.5]`."""
+    slots = source.several(_SLOTS, count := source.between(2, 4))
+    colors = source.several(tuple(PALETTE), count)
+    image, draw = canvas(source)
+    boxes, marks = [], []
+    for color, (column, row) in zip(colors, slots, strict=True):
+        left, top = column + source.between(0, 1), row + source.between(0, 1)
+        box = left, top, left + source.between(3, 4), top + source.between(1, 2)
+        pixels = tuple(SIDE * edge / _STEPS for edge in box)
+        draw.rounded_rectangle(pixels, radius=4, fill=shade(source, PALETTE[color], 15), outline=(60, 60, 60))
+        boxes.append(box)
+        marks.append(Mark(f"{color} {BUTTON}", *pixels))
+    asked = source.below(count)
+    answer = "[" + ", ".join(f"{edge / _STEPS:.1f}" for edge in boxes[asked]) + "]"
+    content = f"buttons {sorted(zip(colors, boxes, strict=True))}"
+    return pictured(NAME, image, instruction(f"the {colors[asked]} button"), answer, content, marks)
