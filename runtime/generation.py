@@ -13,7 +13,7 @@ import numpy as np
 
 from .cache import Position
 from .decode import Decoder, Progress, Work
-from .draft import INITIAL_COST, DraftLength, PromptLookup
+from .draft import Drafter
 from .graphs import Interrupt
 from .sampling import Sampler
 
@@ -55,8 +55,8 @@ def generate(
     needs none. Raises what `Decoder.advance` raises; the tokens that were given out stay cached.
     """
     logits, work = decoder.advance(prompt, interrupt, progress)
-    rows, guess, drafted, made = logits[None], list[int](), 0, 0
-    drafter: _Drafter | None = None
+    rows, guess, made = logits[None], list[int](), 0
+    drafter: Drafter | None = None
     while True:
         steps = _verified(rows, guess, sampler, limit - made, ends, work)
         decoder.rewind(len(decoder.cache) - (len(guess) + 1 - len(steps)))
@@ -67,44 +67,17 @@ def generate(
         if steps[-1].finish is not None:
             return
         if draft and drafter is None:  # only now: the first token does not wait for it
-            drafter = _Drafter(prompt)
+            drafter = Drafter(position if isinstance(position, int) else -1 for position in prompt)
         token_id = steps[-1].token_id
         if drafter is not None:
-            drafter.learn([step.token_id for step in steps], drafted)
+            drafter.learn(step.token_id for step in steps)
             room = max(0, min(limit - made - 1, decoder.room - 1, FORCED))
-            guess, drafted = list(sampler.forced[:room]), 0
-            if not guess:
-                guess = list(sampler.possible(drafter.guess(room)))
-                drafted = len(guess)
+            guess = list(sampler.forced[:room]) or list(sampler.possible(drafter.guess(room)))
         if guess:
             rows, work = decoder.extend([token_id, *guess], interrupt)
         else:
             logits, work = decoder.append(token_id, interrupt, progress)
             rows = logits[None]
-
-
-class _Drafter:
-    """Guesses how the sequence goes on, as far as the guesses before were right.
-
-    Costs are those of INITIAL_COST, not the clock's: the same calls give the same steps and so the same rounding.
-    """
-
-    def __init__(self, prompt: Sequence[Position]) -> None:
-        self._lookup = PromptLookup()
-        # what is no token, a row of a picture, never continues a text
-        self._lookup.extend(position if isinstance(position, int) else -1 for position in prompt)
-        self._length = DraftLength()
-
-    def learn(self, made: Sequence[int], drafted: int) -> None:
-        """Take the tokens of a step that verified `drafted` guesses."""
-        self._lookup.extend(made)
-        self._length.observe(drafted, len(made) - 1, INITIAL_COST[drafted])
-
-    def guess(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may come next."""
-        wanted = min(self._length.choose(), limit)
-        guess = self._lookup.propose(wanted) if wanted > 0 else []
-        return guess[: guess.index(-1)] if -1 in guess else guess
 
 
 def _verified(
