@@ -112,9 +112,8 @@ def run(
             from .repl import Repl
 
             repl = Repl(session, bundle, settings, system=system, statistics=stats, history=not no_history)
-            for kind, paths in (("image", images), ("audio", recordings)):
-                for path in paths:
-                    repl.attach(kind, Path(path))
+            for kind, path in (*(("image", path) for path in images), *(("audio", path) for path in recordings)):
+                repl.attach(kind, Path(path))
             repl.talk()
             return
         if as_boxes:
