@@ -164,6 +164,8 @@ class ChatTemplate:
             raise RequestError(
                 "tools must be a list of objects with name, description and parameters, or of OpenAI's function form"
             )
+        for tool in copied:  # an order to whoever reads the calls, no description for the model
+            (tool["function"] if isinstance(tool.get("function"), dict) else tool).pop("strict", None)
         if "tools" in self._template.variables:
             return {"tools": copied}
         if "tools" not in self._template.keys:

@@ -69,7 +69,8 @@ def answer_form(
 ) -> Form | None:  # fmt: skip
     """The form that one of the options asks for, None where none does.
 
-    `schema`: a JSON schema as object, as JSON text, or a class that has `model_json_schema`. `regex`: of the whole
+    `schema`: a JSON schema as object, as JSON text, or a class that has `model_json_schema`; what it asks for and
+    llguidance does not know is an error, unless it holds {"x-guidance": {"lenient": true}}. `regex`: of the whole
     answer, in the syntax of Rust's regex crate. `choice`: the texts to choose from. `grammar`: Lark, as llguidance
     reads it. Raises RequestError for several options or one that is not of its kind.
     """
@@ -210,6 +211,8 @@ def _is_list_of_parameters(schema: Mapping[str, object]) -> bool:
 
 
 def _json_grammar(schema: Mapping[str, Any], *, lenient: bool = False) -> dict[str, object]:
+    asked = schema.get("x-guidance")
+    lenient = lenient or (isinstance(asked, Mapping) and asked.get("lenient") is True)
     return {**schema, "x-guidance": _ONE_LINE | ({"lenient": True} if lenient else {})}
 
 

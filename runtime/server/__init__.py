@@ -11,7 +11,7 @@ Boundary: a request in, one call of a session, its pieces out. In the order in w
     fields.py         one JSON object, member by member         prefixes.py      conversations that are kept
     parameters.py     sampling, and what is refused             answering.py     a job seen from the event loop
     content.py        messages whose media are bytes            event_stream.py  server-sent events
-    tool_fields.py    tools                                     writing.py       what all answers have in common
+    tool_fields.py    tools     forms.py    form of an answer   writing.py       what all answers have in common
     *_request.py      an endpoint: JSON → a frozen request      *_answer.py      an endpoint: pieces → its shapes
     problems.py       errors in OpenAI's shape                  metrics.py       what Prometheus is told
     page.py           the chat page, whose files are in static/ openapi.py       what the API looks like, for programs

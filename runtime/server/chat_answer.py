@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from .event_stream import DONE, event
 from .problems import Problem
-from .writing import Head, Logprobs, Sums, chat_usage, measurements
+from .writing import Head, Logprobs, Sums, chat_usage, malformed, own_facts
 
 if TYPE_CHECKING:
     from ..session import Piece, ToolCall
@@ -41,6 +41,8 @@ class ChatWriter:
         events = []
         if piece.call is not None:
             events += self._call_chunks(piece.call)
+        elif piece.malformed is not None:
+            events.append(self._chunk({}, facts={"malformed_tool_calls": malformed([piece.malformed])}))
         elif piece.text and piece.kind == "thinking":
             events.append(self._chunk({"reasoning_content": piece.text, "reasoning": piece.text}))
         elif piece.text:
@@ -54,7 +56,7 @@ class ChatWriter:
         if not self._include_usage:
             return [DONE]
         frame = self._frame("chat.completion.chunk", [])
-        return [event(frame | {"usage": chat_usage(self._sums), "edgephi": measurements(self._sums.usage)}), DONE]
+        return [event(frame | {"usage": chat_usage(self._sums), "edgephi": own_facts(self._sums)}), DONE]
 
     def failed(self, problem: Problem) -> list[bytes]:
         """The error, which OpenAI's clients raise."""
@@ -66,8 +68,9 @@ class ChatWriter:
         message: dict[str, object] = {"role": "assistant", "content": sums.text, "refusal": None}
         if sums.thinking:
             message |= {"reasoning_content": sums.thinking, "reasoning": sums.thinking}
-        if sums.calls:
+        if sums.calls or sums.malformed:
             message["content"] = sums.text or None
+        if sums.calls:
             message["tool_calls"] = [
                 {"id": name, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
                 for name, call in sums.calls
@@ -75,7 +78,7 @@ class ChatWriter:
         logprobs = None if self._logprobs is None else {"content": self._entries, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": self._finish}
         frame = self._frame("chat.completion", [choice])
-        whole = frame | {"usage": chat_usage(sums), "edgephi": measurements(sums.usage)}
+        whole = frame | {"usage": chat_usage(sums), "edgephi": own_facts(sums)}
         return JSONResponse(whole, headers=headers)
 
     @property
@@ -91,10 +94,15 @@ class ChatWriter:
             for part in (opening, {"function": {"arguments": _arguments(call)}})
         ]
 
-    def _chunk(self, delta: dict[str, Any], *, finish: str | None = None, entries: list[Any] | None = None) -> bytes:
+    def _chunk(
+        self, delta: dict[str, Any], *, finish: str | None = None, entries: list[Any] | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> bytes:  # fmt: skip
         logprobs = {"content": entries, "refusal": None} if entries else None
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return event(self._frame("chat.completion.chunk", [choice]) | ({"usage": None} if self._include_usage else {}))
+        own = {} if facts is None else {"edgephi": facts}
+        usage = {"usage": None} if self._include_usage else {}
+        return event(self._frame("chat.completion.chunk", [choice]) | usage | own)
 
     def _frame(self, kind: str, choices: list[Any]) -> dict[str, object]:
         head = self._head

@@ -13,8 +13,10 @@ from ..messages import Message
 from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
-from .parameters import read_effort, read_options, read_streaming, read_variables, refuse_unoffered
+from .forms import read_form
+from .parameters import read_options, read_streaming, read_top_logprobs, refuse_unoffered
 from .prefixes import Conversation
+from .thoughts import BUDGETS, SWITCH, read_thinking
 from .tool_fields import Tools, read_tools
 
 if TYPE_CHECKING:
@@ -39,14 +41,15 @@ def read_chat(fields: Fields, bundle: Bundle) -> ChatRequest:
     """Raises RequestError naming what cannot be honoured."""
     if bundle.template is None:
         raise RequestError(f"model {bundle.name!r} has no chat template: use /v1/completions")
-    refuse_unoffered(fields)
+    refuse_unoffered(fields, but=(SWITCH, *BUDGETS))
     messages = read_messages(fields.items("messages"), bundle)
     tools = read_tools(fields, flat=False)
     options = read_options(fields, ("max_completion_tokens", "max_tokens"))
     options["logprobs"] = logprobs = fields.flag("logprobs")
-    options["tools"] = tools.functions or None
-    options["variables"] = read_variables(fields)
-    read_effort(fields.text("reasoning_effort"), "reasoning_effort", bundle)
+    options["top_logprobs"] = read_top_logprobs(fields, logprobs=logprobs)
+    options |= read_form(fields, fields.inner("response_format"))
+    options |= tools.options
+    options |= read_thinking(fields, fields, "reasoning_effort", bundle)
     stream, include_usage = read_streaming(fields)
     conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
     return ChatRequest(

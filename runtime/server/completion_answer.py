@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from .event_stream import DONE, event
 from .problems import Problem
-from .writing import Head, Logprobs, Sums, chat_usage, measurements
+from .writing import Head, Logprobs, Sums, chat_usage, own_facts
 
 if TYPE_CHECKING:
     from ..session import Piece
@@ -68,7 +68,7 @@ class CompletionWriter:
             for number, text in enumerate(self._texts)
         ]
         frame = self._frame(choices) | {"usage": chat_usage(*self._sums)}
-        return JSONResponse(frame | {"edgephi": measurements(self._sums[-1].usage)}, headers=headers)
+        return JSONResponse(frame | {"edgephi": own_facts(self._sums[-1])}, headers=headers)
 
     def _chunk(self, number: int, text: str, entries: list[dict[str, Any]], finish: str | None = None) -> bytes:
         offsets = self._offsets[number][len(self._offsets[number]) - len(entries) :]
@@ -83,7 +83,7 @@ class CompletionWriter:
             logprobs = {
                 "tokens": [entry["token"] for entry in entries],
                 "token_logprobs": [entry["logprob"] for entry in entries],
-                "top_logprobs": None,
+                "top_logprobs": _alternatives(entries),
                 "text_offset": offsets,
             }
         return {"text": text, "index": number, "logprobs": logprobs, "finish_reason": finish}
@@ -94,3 +94,10 @@ class CompletionWriter:
             "id": head.id, "object": "text_completion", "created": head.created, "model": head.model,
             "system_fingerprint": head.fingerprint, "choices": choices,
         }
+
+
+def _alternatives(entries: list[dict[str, Any]]) -> list[dict[str, float]] | None:
+    """The likeliest tokens at the place of each, where asked for; of two that read alike the likelier one."""
+    if not any(entry["top_logprobs"] for entry in entries):
+        return None
+    return [{other["token"]: other["logprob"] for other in reversed(entry["top_logprobs"])} for entry in entries]

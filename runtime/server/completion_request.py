@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import RequestError
-from ..sampling import is_whole
+from ..sampling import MAXIMUM_ALTERNATIVES, is_whole
 from .bundles import Bundle
 from .fields import Fields
+from .forms import read_form
 from .parameters import read_options, read_streaming, refuse_unoffered
 
 if TYPE_CHECKING:
@@ -44,12 +45,11 @@ def read_completion(fields: Fields, bundle: Bundle) -> CompletionRequest:
     options = read_options(fields, ("max_tokens",))
     if options["max_tokens"] is None:
         options["max_tokens"] = 16  # OpenAI's default here
-    chosen = fields.raw("logprobs")
-    if chosen is not None and chosen is not False and (isinstance(chosen, bool) or chosen != 0):
-        raise RequestError(
-            f"logprobs is {chosen!r:.60}; only 0 is offered: the logarithms of the chosen tokens, without alternatives"
-        )
-    logprobs = options["logprobs"] = chosen is not None and chosen is not False
+    options |= read_form(fields, fields.inner("response_format"))
+    # The number of alternatives; 0 asks for the chosen tokens' own.
+    chosen = None if fields.raw("logprobs") is False else fields.whole("logprobs", 0, MAXIMUM_ALTERNATIVES)
+    logprobs = options["logprobs"] = chosen is not None
+    options["top_logprobs"] = chosen or 0
     echo = fields.flag("echo")
     if echo and logprobs:
         raise RequestError("echo and logprobs are both given; the prompt's own logarithms are not offered")

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError
-from ..sampling import MAXIMUM_SEED, Sampling
+from ..sampling import MAXIMUM_ALTERNATIVES, MAXIMUM_SEED, Sampling
 from ..stops import StopScanner
-from .bundles import Bundle
 from .fields import Fields
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "n": (1,),
     "best_of": (1,),
     "logit_bias": ({}, []),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "top_logprobs": (0,),
     "functions": ([],),
     "function_call": ("none",),
     "modalities": (["text"], []),
@@ -53,14 +49,14 @@ REFUSED: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
     "echo": (False,),
     "grammar": ("",),
-    "json_schema": (),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
     "guided_grammar": (),
+    "enable_thinking": (),
+    "thinking": (),
     "thinking_budget": (-1,),
     "reasoning_budget": (-1,),
+    "thinking_token_budget": (-1,),
+    "include_reasoning": (True,),
+    "reasoning_format": ("auto", "deepseek"),
     "lora": ([],),
 }
 
@@ -70,9 +66,6 @@ def refuse_unoffered(fields: Fields, *, but: Sequence[str] = ()) -> None:
     for name, accepted in REFUSED.items():
         if name not in but:
             fields.refuse(name, accepted)
-    given = fields.inner("response_format")
-    if given is not None:
-        given.refuse("type", ("text",))
 
 
 def read_options(fields: Fields, limits: Sequence[str]) -> Options:
@@ -88,6 +81,8 @@ def read_options(fields: Fields, limits: Sequence[str]) -> Options:
         "top_k": fields.whole("top_k", -1),
         "min_p": fields.number("min_p"),
         "repetition_penalty": fields.number("repetition_penalty"),
+        "presence_penalty": fields.number("presence_penalty"),
+        "frequency_penalty": fields.number("frequency_penalty"),
         "seed": fields.whole("seed", -MAXIMUM_SEED, MAXIMUM_SEED),
         "stop": _stops(fields),
     }
@@ -104,6 +99,14 @@ def read_options(fields: Fields, limits: Sequence[str]) -> Options:
     return options
 
 
+def read_top_logprobs(fields: Fields, *, logprobs: bool) -> int:
+    """How many alternatives to tell of at each place. Raises RequestError."""
+    count = fields.whole("top_logprobs", 0, MAXIMUM_ALTERNATIVES) or 0
+    if count and not logprobs:
+        raise RequestError("top_logprobs is given, but no logprobs are asked for: ask for these, too")
+    return count
+
+
 def read_variables(fields: Fields) -> Mapping[str, object]:
     """Names for the chat template, which refuses those that it does not read."""
     value = fields.raw("chat_template_kwargs")
@@ -112,12 +115,6 @@ def read_variables(fields: Fields) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise RequestError("chat_template_kwargs is not an object; give the names that the chat template reads")
     return value
-
-
-def read_effort(effort: str | None, name: str, bundle: Bundle) -> None:
-    """A wish for more or less thought is no order, but to think not at all is. Raises RequestError."""
-    if effort == "none" and bundle.template is not None and "<think>" in bundle.template:
-        raise RequestError(f"{name} is 'none', but model {bundle.name!r} always thinks: leave it out")
 
 
 def read_streaming(fields: Fields) -> tuple[bool, bool]:
@@ -144,5 +141,5 @@ def _stops(fields: Fields) -> Sequence[str]:
 
 def _check_ranges(options: Options) -> None:
     """Raises RequestError naming the parameter that no sampler takes."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
     Sampling(**{name: options[name] for name in names if options[name] is not None})  # type: ignore[literal-required]

@@ -17,6 +17,7 @@ from ..errors import (
     ContextOverflow,
     EdgePhiError,
     MediaError,
+    MissingDependency,
     NonFiniteLogits,
     ProviderUnavailable,
     RequestError,
@@ -80,6 +81,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, BundleError | ProviderUnavailable):
         LOG.error("%s", message)
         return Problem(500, "the model cannot be loaded; the server's log says why", "model_load_failed")
+    if isinstance(error, MissingDependency):
+        return Problem(501, message, "not_installed")
     if isinstance(error, MemoryError):
         LOG.error("out of memory: %s", message)
         return Problem(500, "the memory of the server is used up: ask for less at once", "out_of_memory")

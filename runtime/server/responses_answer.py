@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from .event_stream import event
 from .problems import Problem
 from .responses_request import ResponsesRequest
-from .writing import Head, Logprobs, Sums, measurements, new_id
+from .writing import Head, Logprobs, Sums, new_id, own_facts
 
 if TYPE_CHECKING:
     from ..session import Piece, ToolCall
@@ -49,7 +49,7 @@ class ResponsesWriter:
         events: list[bytes] = []
         if piece.call is not None:
             events += [*self._close(), *self._call(piece.call)]
-        elif piece.text:
+        elif piece.text and piece.malformed is None:
             kind = "reasoning" if piece.kind == "thinking" else "message"
             if self._open is None or self._open["type"] != kind:
                 events += [*self._close(), *self._begin_item(kind)]
@@ -92,16 +92,19 @@ class ResponsesWriter:
             "output": list(self._output),
             "parallel_tool_calls": not self._request.tools.one_call,
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {"effort": echoed["effort"], "summary": None},
             "store": False,
             "temperature": echoed["temperature"],
-            "text": {"format": {"type": "text"}},
+            "text": echoed["text"] or {"format": {"type": "text"}},
+            "top_logprobs": echoed["top_logprobs"] or 0,
+            "presence_penalty": echoed["presence_penalty"] or 0,
+            "frequency_penalty": echoed["frequency_penalty"] or 0,
             "tool_choice": echoed["tool_choice"] or "auto",
             "tools": [{"strict": None, **tool} for tool in _objects(echoed["tools"])],
             "top_p": echoed["top_p"],
             "truncation": "disabled",
             "usage": self._usage(),
-            **({"edgephi": measurements(sums.usage)} if sums.usage is not None else {}),
+            **({"edgephi": own_facts(sums)} if sums.usage is not None else {}),
         }
 
     def _usage(self) -> Data | None:
@@ -112,7 +115,7 @@ class ResponsesWriter:
             "input_tokens": usage.prompt_tokens,
             "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": self._sums.thinking_tokens},
+            "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         }
 

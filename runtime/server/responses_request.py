@@ -16,8 +16,10 @@ from ..messages import Message
 from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
-from .parameters import read_effort, read_options, read_variables, refuse_unoffered
+from .forms import read_form
+from .parameters import read_options, read_top_logprobs, refuse_unoffered
 from .prefixes import Conversation
+from .thoughts import BUDGETS, SWITCH, read_thinking
 from .tool_fields import Tools, read_tools
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ _REFUSED: dict[str, tuple[object, ...]] = {
     "max_tool_calls": (),
     "context_management": ([],),
 }
-_ECHOED = ("instructions", "temperature", "top_p", "max_output_tokens", "tools", "tool_choice", "metadata")
+_ECHOED = (
+    "instructions", "temperature", "top_p", "max_output_tokens", "tools", "tool_choice", "metadata", "text",
+    "presence_penalty", "frequency_penalty", "top_logprobs",
+)
 
 
 @dataclass(frozen=True)
@@ -54,25 +59,26 @@ def read_responses(fields: Fields, bundle: Bundle) -> ResponsesRequest:
     """Raises RequestError naming what cannot be honoured."""
     if bundle.template is None:
         raise RequestError(f"model {bundle.name!r} has no chat template: use /v1/completions")
-    refuse_unoffered(fields)
+    refuse_unoffered(fields, but=(SWITCH, *BUDGETS))
     for name, accepted in _REFUSED.items():
         fields.refuse(name, accepted)
     form = fields.inner("text")
     if form is not None:
         form.refuse("verbosity", ("medium",))
-        wanted = form.inner("format")
-        if wanted is not None:
-            wanted.refuse("type", ("text",))
     messages = _messages(fields, bundle)
     tools = read_tools(fields, flat=True)
     options = read_options(fields, ("max_output_tokens",))
-    options["tools"] = tools.functions or None
-    options["variables"] = read_variables(fields)
+    options |= read_form(fields, None if form is None else form.inner("format"))
+    options |= tools.options
+    effort = fields.inner("reasoning")
+    if effort is not None:
+        for name in ("summary", "generate_summary"):
+            effort.refuse(name, ("auto",))
+    options |= read_thinking(fields, effort, "effort", bundle)
     options["logprobs"] = logprobs = _wants_logprobs(fields)
-    thinking = fields.inner("reasoning")
-    if thinking is not None:
-        read_effort(thinking.text("effort"), "reasoning.effort", bundle)
+    options["top_logprobs"] = read_top_logprobs(fields, logprobs=logprobs)
     echoed = {name: fields.raw(name) for name in _ECHOED}
+    echoed["effort"] = None if effort is None else effort.text("effort")
     conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
     stream = fields.flag("stream")
     return ResponsesRequest(messages, conversation, tools, options, stream, logprobs, echoed, fields.unread())

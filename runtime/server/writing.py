@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -19,7 +19,8 @@ from .bundles import Bundle
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from ..session import Piece, ToolCall, Usage
+    from ..session import Piece, Usage
+    from ..tools import MalformedCall, ToolCall
 
 
 P = TypeVar("P", contravariant=True)
@@ -71,7 +72,7 @@ class Sums:
     text: str = ""
     thinking: str = ""
     calls: list[tuple[str, ToolCall]] = field(default_factory=list)
-    thinking_tokens: int = 0
+    malformed: list[MalformedCall] = field(default_factory=list)
     finish: str | None = None
     usage: Usage | None = None
 
@@ -81,9 +82,10 @@ class Sums:
             self.text += piece.text
         elif piece.kind == "thinking":
             self.thinking += piece.text
-            self.thinking_tokens += piece.token_id is not None
         if piece.call is not None:
             self.calls.append((new_id("call_"), piece.call))
+        if piece.malformed is not None:
+            self.malformed.append(piece.malformed)
         if piece.finish_reason is not None:
             self.finish, self.usage = piece.finish_reason, piece.usage
 
@@ -97,16 +99,24 @@ def chat_usage(*answers: Sums) -> dict[str, object]:
         "completion_tokens": made,
         "total_tokens": prompt + made,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
-        "completion_tokens_details": {"reasoning_tokens": sum(answer.thinking_tokens for answer in answers)},
+        "completion_tokens_details": {"reasoning_tokens": sum(usage.thinking_tokens for usage in usages)},
     }
 
 
-def measurements(usage: Usage | None) -> Mapping[str, object]:
-    """What the answer cost beyond what OpenAI's usage says: device, threads, times, rates, memory."""
-    if usage is None:
+def own_facts(answer: Sums) -> Mapping[str, object]:
+    """What OpenAI's shapes have no place for: what the answer cost beyond its usage (device, threads, times, rates,
+    memory), and `malformed_tool_calls`: the text of what was begun as a call and is none, and why.
+    """
+    if answer.usage is None:
         return {}
-    told = ("prompt_tokens", "cached_tokens", "completion_tokens")
-    return {name: value for name, value in dataclasses.asdict(usage).items() if name not in told}
+    told = ("prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens")
+    facts = {name: value for name, value in dataclasses.asdict(answer.usage).items() if name not in told}
+    return facts | ({"malformed_tool_calls": malformed(answer.malformed)} if answer.malformed else {})
+
+
+def malformed(calls: Sequence[MalformedCall]) -> list[dict[str, object]]:
+    """Calls that could not be read, as plain data."""
+    return [dataclasses.asdict(call) for call in calls]
 
 
 class Logprobs:
@@ -125,12 +135,13 @@ class Logprobs:
         if piece.kind == "answer" and token_id is not None and piece.logprob is not None:
             unseen = not piece.text and token_id in self._tokenizer.control_ids
             if not unseen:
-                raw = self._tokenizer.token_bytes(token_id)
-                self._held.append({
-                    "token": raw.decode("utf-8", "replace"), "logprob": piece.logprob, "bytes": list(raw),
-                    "top_logprobs": [],
-                })
+                others = [self._entry(*pair) for pair in piece.top_logprobs or ()]
+                self._held.append(self._entry(token_id, piece.logprob) | {"top_logprobs": others})
         if piece.kind != "answer" or not piece.text:
             return []
         given, self._held = self._held, []
         return given
+
+    def _entry(self, token_id: int, logprob: float) -> dict[str, object]:
+        raw = self._tokenizer.token_bytes(token_id)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}

@@ -96,7 +96,7 @@ def test_usage_comes_last_where_asked_for(client: openai.OpenAI) -> None:
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": ["x"] * 65}, "prompt"),
         ({"suffix": "end"}, "suffix"),
-        ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"echo": True, "logprobs": 0}, "echo"),
         ({"best_of": 3}, "best_of"),
     ],

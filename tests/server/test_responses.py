@@ -67,8 +67,8 @@ def test_a_conversation_is_brought_whole(client: openai.OpenAI, response: Any) -
 
 
 def test_calls_and_thoughts_are_items_of_their_own(start: Callable[..., Live]) -> None:
-    pieces = (*spoken("hm", kind="thinking"), *spoken("Let me", " see."), called(0, "weather", city="Oslo"), last())
-    live = start(script(*pieces))
+    said = (*spoken("hm", kind="thinking"), *spoken("Let me", " see."), called(0, "weather", city="Oslo"))
+    live = start(script(*said, last(thought=1)))
     whole = live.client().responses.create(**ASKED, tools=[TOOL])
     *_, streamed = live.client().responses.create(**ASKED, tools=[TOOL], stream=True)
     assert streamed.type == "response.completed"
@@ -77,6 +77,7 @@ def test_calls_and_thoughts_are_items_of_their_own(start: Callable[..., Live]) -
         assert (thought.type, message.type, call.type) == ("reasoning", "message", "function_call")
         assert thought.type == "reasoning" and thought.content and thought.content[0].text == "hm"
         assert made.output_text == "Let me see."
+        assert made.usage is not None and made.usage.output_tokens_details.reasoning_tokens == 1
         assert call.type == "function_call" and json.loads(call.arguments) == {"city": "Oslo"}
 
 
@@ -113,7 +114,7 @@ def test_an_error_in_the_midst_fails_the_response(start: Callable[..., Live]) ->
         ({"input": 5}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, "input[0].content[0]"),
-        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}}, "text.format.type"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"include": ["file_search_call.results"]}, "include"),
     ],
