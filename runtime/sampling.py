@@ -24,6 +24,8 @@ from .errors import RequestError
 
 MAXIMUM_SEED = (1 << 64) - 1
 MAXIMUM_ALTERNATIVES = 20  # OpenAI's limit of top_logprobs
+# Below it nothing but ties is left to draw from, and a still smaller one would be 0 in float32.
+_COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Sampling:
         _check(
             "repetition_penalty",
             self.repetition_penalty,
-            0 < _number(self.repetition_penalty) <= 100,
-            "above 0, up to 100; 1 is off",
+            0.01 <= _number(self.repetition_penalty) <= 100,
+            "0.01 to 100; 1 is off",
         )
         for name in ("presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
@@ -156,7 +158,7 @@ class Sampler:
             kept = np.flatnonzero(scores >= threshold)
             ids, scores = ids[kept], scores[kept]
         # shifted before it is divided: a small temperature cannot overflow
-        weights = np.exp((scores - scores.max()) / np.float32(sampling.temperature)).astype(np.float64)
+        weights = np.exp((scores - scores.max()) / np.float32(max(sampling.temperature, _COLDEST))).astype(np.float64)
         if sampling.top_p < 1:
             kept = _nucleus(weights, sampling.top_p)
             ids, weights = ids[kept], weights[kept]

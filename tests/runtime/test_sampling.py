@@ -150,7 +150,7 @@ def test_log_probabilities_are_those_of_the_model_itself(sampling: Sampling) -> 
         ("temperature", "hot", "greedy"),
         ("temperature", True, "greedy"), ("temperature", math.inf, "greedy"), ("top_p", 0.0, "above 0, up to 1"),
         ("top_p", 1.01, "above 0, up to 1"), ("min_p", -1e-9, "0 (off) to 1"), ("min_p", 2, "0 (off) to 1"),
-        ("repetition_penalty", 0, "above 0"), ("repetition_penalty", math.nan, "above 0"),
+        ("repetition_penalty", 1e-300, "0.01 to 100"), ("repetition_penalty", math.nan, "0.01 to 100"),
         ("top_k", -1, "from 0 (off)"), ("top_k", 2.0, "from 0 (off)"), ("top_k", True, "from 0 (off)"),
         ("seed", -1, "from 0 to"), ("seed", 2**64, "from 0 to"), ("seed", 0.5, "from 0 to"),
     ],
@@ -179,3 +179,16 @@ def test_forbidden_tokens_are_never_chosen_and_the_others_as_without_them(sampli
     chosen = [sampler.choose(logits).token_id for _ in range(200)]
     assert chosen == [int(allowed[without.choose(logits[allowed]).token_id]) for _ in range(200)]
     assert not set(chosen) & set(never.tolist())
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-7, 100.0])
+@pytest.mark.parametrize("further", [{"top_p": 5e-324}, {"min_p": 1.0}, {"repetition_penalty": 0.01}, {}])
+def test_the_smallest_values_leave_a_token_to_choose(temperature: float, further: dict[str, float]) -> None:
+    logits = np.random.default_rng(3).normal(0, 4, 50).astype(np.float32)
+    logits[7] = 0.0  # what a penalty would divide by 0
+    sampler = Sampler(Sampling(temperature=temperature, seed=1, **further), prompt=[7])  # type: ignore[arg-type]
+    chosen = sampler.choose(logits).token_id
+    if temperature < 1e-6 or "top_p" in further or "min_p" in further:
+        assert chosen == int(logits.argmax())
+    else:
+        assert 0 <= chosen < len(logits)
