@@ -146,8 +146,9 @@ def called(index: int, name: str, **arguments: object) -> Piece:
     return Piece("{}", 90 + index, -0.5, "tool_call", ToolCall(index, name, arguments))
 
 
-def last(finish: str = "stop") -> Piece:
-    return Piece("", None, None, "answer", None, finish, USAGE)
+def last(finish: str = "stop", *, thought: int = 0) -> Piece:
+    """The last piece of an answer with a thought of so many tokens."""
+    return Piece("", None, None, "answer", None, finish, dataclasses.replace(USAGE, thinking_tokens=thought))
 
 
 @dataclass

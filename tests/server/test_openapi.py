@@ -95,7 +95,7 @@ def test_requests_of_every_kind_fit_the_description(live: Live) -> None:
         {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "seed": -1, "stop": ["a", "b"]},
         {"tools": [TOOL], "tool_choice": "none", "parallel_tool_calls": False},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "boolean"}}}},
-        {"presence_penalty": 1.5, "frequency_penalty": -1, "repetition_penalty": 1.1, "reasoning_effort": "low"},
+        {"presence_penalty": 1.5, "frequency_penalty": -1, "repetition_penalty": 1.1, "reasoning_effort": "none"},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}], "user": "me"},
     ]
     for members in further:

@@ -73,7 +73,7 @@ def test_an_answer_that_was_cut_says_so_even_with_calls(start: Start) -> None:
 
 
 def test_thoughts_go_by_both_names_and_not_into_the_answer(start: Start) -> None:
-    live = start(script(*spoken("I ", "wonder", kind="thinking"), *spoken("Rain."), last()))
+    live = start(script(*spoken("I ", "wonder", kind="thinking"), *spoken("Rain."), last(thought=2)))
     reply: Any = live.client().chat.completions.create(**ASKED)
     message = reply.choices[0].message
     assert (message.content, message.reasoning_content, message.reasoning) == ("Rain.", "I wonder", "I wonder")
