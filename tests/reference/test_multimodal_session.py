@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import wave
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,9 +188,7 @@ def test_a_second_question_about_a_picture_encodes_nothing(
 
     monkeypatch.setattr(encoders.LazyGraph, "run", counted)
     with edgephi.load(tiny_multimodal_bundle("fp32"), threads=2, prefix_cache=False) as phi:
-        buffer = io.BytesIO()
-        WIDE.save(buffer, "PNG")
-        for source in (WIDE, buffer.getvalue()):
+        for source in (WIDE, encoded(WIDE, "PNG")):
             phi.chat([user([image(source), text("what is it")])], max_tokens=1)  # type: ignore[arg-type]
         assert runs == ["image_features"]
 
@@ -197,14 +196,7 @@ def test_a_second_question_about_a_picture_encodes_nothing(
 def test_openai_forms_of_media_are_read(phi: edgephi.Session) -> None:
     import base64
 
-    picture_file, sound_file = io.BytesIO(), io.BytesIO()
-    SQUARE.save(picture_file, "PNG")
-    with wave.open(sound_file, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((sound(1, 1) * 32767).astype("<i2").tobytes())
-    png, wav = (base64.b64encode(file.getvalue()).decode() for file in (picture_file, sound_file))
+    png, wav = (base64.b64encode(data).decode() for data in (encoded(SQUARE, "PNG"), recorded(sound(1, 1))))
     content: Content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png}"}},
         {"type": "input_audio", "input_audio": {"data": wav, "format": "wav"}},
@@ -214,17 +206,72 @@ def test_openai_forms_of_media_are_read(phi: edgephi.Session) -> None:
     assert len(phi.encode([user(content)])) > 545
 
 
-@pytest.mark.parametrize(("part", "reason"), [
-    ({"type": "image", "image": b"GIF89a"}, r"messages\[0\]\.content\[0\]"),
-    ({"type": "audio", "audio": (np.full(RATE, np.nan, np.float32), RATE)}, r"messages\[0\]\.content\[0\]"),
-    ({"type": "video", "video": "clip.mp4"}, "video"),
-])
-def test_media_that_cannot_be_read_are_named_and_the_chat_goes_on(
-    part: dict[str, Any], reason: str, phi: edgephi.Session
+def encoded(picture: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+def recorded(samples: np.ndarray, rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, rate, 0, "NONE", ""))
+        writer.writeframes((samples * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of one white pixel whose header says 2³¹ - 1 pixels a side."""
+    data = bytearray(encoded(Image.new("L", (1, 1)), "PNG"))
+    data[16:24] = b"\x7f\xff\xff\xff" * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+HOSTILE: dict[str, Callable[[], dict[str, Any]]] = {
+    "bomb": lambda: {"type": "image", "image": bomb()},
+    "truncated JPEG": lambda: {"type": "image", "image": encoded(SQUARE, "JPEG")[:-2000]},
+    "damaged GIF": lambda: {"type": "image", "image": b"GIF89a"},
+    "another format": lambda: {"type": "image", "image": encoded(SQUARE, "TIFF")},
+    "a line": lambda: image(Image.new("RGB", (1, 20_000))),
+    "no pixels": lambda: {"type": "image", "image": np.zeros((0, 448, 3), np.uint8)},
+    "recording for a picture": lambda: {"type": "image", "image": recorded(sound(1, 1))},
+    "URL": lambda: {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/meta-data"}},
+    "bad base64": lambda: {"type": "image_url", "image_url": {"url": "data:image/png;base64,####"}},
+    "wrong media type": lambda: {"type": "image_url", "image_url": {"url": "data:text/html;base64,PGI+"}},
+    "device": lambda: {"type": "audio", "audio": "/dev/zero"},
+    "no samples": lambda: {"type": "audio", "audio": recorded(sound(0, 1))},
+    "10 ms": lambda: {"type": "audio", "audio": recorded(sound(0.01, 1))},
+    "NaN": lambda: audio(np.full(RATE, np.nan, np.float32)),
+    "infinity": lambda: audio(np.full(RATE, np.inf, np.float32)),
+    "absurd rate": lambda: {"type": "audio", "audio": recorded(sound(1, 1), 2**31 - 1)},
+    "truncated WAV": lambda: {"type": "audio", "audio": recorded(sound(1, 1))[:-999]},
+    "picture for a recording": lambda: {"type": "audio", "audio": encoded(SQUARE, "PNG")},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_media_that_cannot_be_read_are_named_and_the_chat_goes_on(name: str, phi: edgephi.Session) -> None:
+    before = [user(PROMPTS["text"])]
+    phi.chat(before, max_tokens=1, temperature=0)
+    turn = user([text("what is it"), HOSTILE[name]()])
+    with pytest.raises(edgephi.MediaError, match=r"messages\[1\]\.content\[1\]") as caught:
+        phi.stream([*before, turn])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    again = phi.chat([*before, {"role": "assistant", "content": "so"}, user([text("go on")])], max_tokens=1)
+    assert again.usage.completion_tokens == 1 and again.usage.cached_tokens > 0
+
+
+def test_more_media_than_the_context_holds_are_refused_before_they_are_encoded(
+    tiny_multimodal_bundle: Callable[..., Path]
 ) -> None:
-    with pytest.raises(edgephi.RequestError, match=reason):
-        phi.stream([user([part, text("what is it")])])
-    assert phi.chat([user(PROMPTS["text"])], max_tokens=1).usage.completion_tokens == 1
+    with edgephi.load(tiny_multimodal_bundle("fp32"), threads=1) as phi:
+        with pytest.raises(edgephi.ContextOverflow, match="218"):
+            phi.stream([user([image(SQUARE)] * 40)])
+        with pytest.raises(edgephi.RequestError, match="video"):
+            phi.stream([user([{"type": "video", "video": "clip.mp4"}])])
+        assert phi.loaded == ("text", "embedding")
+        assert phi.chat([user(PROMPTS["text"])], max_tokens=1).usage.completion_tokens == 1
 
 
 def test_typed_placeholders_stay_text_and_ids_of_media_are_refused(
