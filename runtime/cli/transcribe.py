@@ -1,6 +1,6 @@
 """The verb `edgephi transcribe`: recordings in, text or subtitles out, one bad file never stops the rest.
 
-Boundary: reads the command line and writes what a session makes; which files are meant is recordings.py's.
+Boundary: reads the command line and writes what a session makes; which files are meant is given_files.py's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 from ..errors import NonFiniteLogits, RequestError
 from ..manifest import read_manifest
 from .answering import Waiting, harmless, interruptible, note
-from .recordings import Recording, Target, find_recordings, output_path, write_whole
+from .given_files import RECORDINGS, GivenFile, Target, find_files, output_path, write_whole
 from .run import loaded
 from .settings import memory_options
 
@@ -111,7 +111,7 @@ def transcribe(
     """
     target = Target(output_dir, beside, overwrite)
     chosen = tuple(dict.fromkeys([*formats, *(["json"] if as_json else [])])) or ("txt",)
-    recordings = find_recordings(files, target)
+    recordings = find_files(files, RECORDINGS, target)
     _check_usage(chosen, target, summarize, len(recordings))
     _check_request(bundle, language, translate)
     seconds = chunk if chunk is not None else SUBTITLE_SECONDS if set(chosen) & set(SUBTITLES) else 30.0
@@ -154,7 +154,7 @@ def _check_request(bundle: Path, language: str | None, translate: str | None) ->
     require_audio(read_manifest(bundle))
 
 
-def _transcribe(session: Session, recording: Recording, wanted: Wanted) -> None:
+def _transcribe(session: Session, recording: GivenFile, wanted: Wanted) -> None:
     """Make and write everything that is wanted of one recording."""
     from ..audio_chunks import measure
 
@@ -180,7 +180,7 @@ def _transcribe(session: Session, recording: Recording, wanted: Wanted) -> None:
 
 
 def _made(
-    session: Session, recording: Recording, source: Path | bytes, wanted: Wanted, length: float
+    session: Session, recording: GivenFile, source: Path | bytes, wanted: Wanted, length: float
 ) -> Transcript:
     """The transcript, shown while it is made if it is to be. Raises KeyboardInterrupt at Ctrl-C."""
     from ..transcribe import join_segments, with_summary
@@ -228,7 +228,7 @@ def _write(transcript: Transcript, paths: dict[str, Path]) -> None:
         note(f"wrote {path}")
 
 
-def _print(recording: Recording, transcript: Transcript, wanted: Wanted) -> None:
+def _print(recording: GivenFile, transcript: Transcript, wanted: Wanted) -> None:
     """Print what could not be shown while it was made."""
     from ..subtitles import FORMATS as WRITERS
     from ..subtitles import to_fields
@@ -240,7 +240,7 @@ def _print(recording: Recording, transcript: Transcript, wanted: Wanted) -> None
         _show(WRITERS[name](transcript), nl=False)
 
 
-def _say_failure(recording: Recording, error: Exception, wanted: Wanted) -> None:
+def _say_failure(recording: GivenFile, error: Exception, wanted: Wanted) -> None:
     text = " ".join(str(error).split())
     if recording.name not in text:
         text = f"{recording.name}: {text}"
@@ -249,7 +249,7 @@ def _say_failure(recording: Recording, error: Exception, wanted: Wanted) -> None
         click.echo(json.dumps({"file": recording.name, "error": text}, ensure_ascii=False))
 
 
-def _note_cuts(recording: Recording, transcript: Transcript) -> None:
+def _note_cuts(recording: GivenFile, transcript: Transcript) -> None:
     """Say where the model did not come to an end, which the text does not show."""
     cut = [segment for segment in transcript.segments if segment.finish_reason == "length"]
     if cut:

@@ -1,4 +1,4 @@
-"""Which recordings a command line means, and where what is written about each of them goes.
+"""Which files a command line means, and where what is made of each of them goes.
 
 Boundary: names, folders and files; knows nothing of what is in them.
 """
@@ -18,13 +18,23 @@ from ..errors import RequestError
 
 STDIN = "-"
 STDIN_BYTES = 512 << 20
-# What a folder that is given is searched for; a file that is given may have any name.
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the files are, in one word, and the endings that a folder is searched for; a file may have any name."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+
+RECORDINGS = Kind("recording", (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"))
+TEXTS = Kind("text", (".txt", ".md", ".markdown", ".rst", ".csv", ".tsv", ".json", ".log", ".srt", ".vtt"))
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where output goes: `folder`, or beside each recording, or with neither to stdout."""
+    """Where output goes: `folder`, or beside each file, or with neither to stdout."""
 
     folder: Path | None
     beside: bool
@@ -37,49 +47,50 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One recording, `path` None for stdin. `stem` is the path of its output files without their suffixes."""
+class GivenFile:
+    """One file, `path` None for stdin. `stem` is the path of its output files without their suffixes."""
 
     name: str
     path: Path | None
     stem: Path | None
+    kind: Kind
 
     def source(self) -> Path | bytes:
         """What a session reads. Raises RequestError for what is piped in."""
         if self.path is not None:
             return self.path
         if sys.stdin is None or sys.stdin.isatty():
-            raise RequestError("no recording is piped in; give a file, or pipe one into '-'")
+            raise RequestError(f"no {self.kind.name} is piped in; give a file, or pipe one into '-'")
         data = sys.stdin.buffer.read(STDIN_BYTES + 1)
         if len(data) > STDIN_BYTES:
-            raise RequestError(f"stdin holds more than {STDIN_BYTES >> 20} MiB; save the recording to a file")
+            raise RequestError(f"stdin holds more than {STDIN_BYTES >> 20} MiB; save the {self.kind.name} to a file")
         return data
 
 
-def find_recordings(given: Sequence[str], target: Target) -> list[Recording]:
-    """Expand patterns, which some shells leave to the program, and folders. Raises UsageError where two recordings
-    would be written to the same file.
+def find_files(given: Sequence[str], kind: Kind, target: Target) -> list[GivenFile]:
+    """Expand patterns, which some shells leave to the program, and folders. Raises UsageError where two files would be
+    written to the same one.
     """
-    found = [recording for text in given for recording in _expand(text, target)]
-    if sum(recording.path is None for recording in found) > 1:
-        raise click.UsageError("stdin holds one recording: give '-' once")
+    found = [file for text in given for file in _expand(text, kind, target)]
+    if sum(file.path is None for file in found) > 1:
+        raise click.UsageError(f"stdin holds one {kind.name}: give '-' once")
     stems: dict[Path, str] = {}
-    for recording in found:
-        if recording.stem in stems:
+    for file in found:
+        if file.stem in stems:
             raise click.UsageError(
-                f"{stems[recording.stem]} and {recording.name} would both be written to {recording.stem}.*; rename one"
+                f"{stems[file.stem]} and {file.name} would both be written to {file.stem}.*; rename one"
             )
-        if recording.stem is not None:
-            stems[recording.stem] = recording.name
+        if file.stem is not None:
+            stems[file.stem] = file.name
     return found
 
 
-def output_path(recording: Recording, suffix: str, target: Target) -> Path:
+def output_path(file: GivenFile, suffix: str, target: Target) -> Path:
     """The file for one kind of output. Raises RequestError if it is there and must not be written over."""
-    assert recording.stem is not None
-    path = recording.stem.with_name(recording.stem.name + suffix)
-    if recording.path is not None and path == recording.path:
-        raise RequestError(f"{path} is the recording itself; give --output-dir")
+    assert file.stem is not None
+    path = file.stem.with_name(file.stem.name + suffix)
+    if file.path is not None and path == file.path:
+        raise RequestError(f"{path} is the {file.kind.name} itself; give --output-dir")
     if path.exists() and not target.overwrite:
         raise RequestError(f"{path} is there already; remove it, or give --overwrite")
     return path
@@ -96,20 +107,20 @@ def write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _expand(text: str, target: Target) -> list[Recording]:
+def _expand(text: str, kind: Kind, target: Target) -> list[GivenFile]:
     if text == STDIN:
         if target.beside:
             raise click.UsageError("what is piped in lies beside nothing: give --output-dir instead of --beside")
-        return [Recording("stdin", None, None if target.folder is None else target.folder / "stdin")]
+        return [GivenFile("stdin", None, None if target.folder is None else target.folder / "stdin", kind)]
     path = Path(text)
     if path.is_dir():
-        paths = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+        paths = sorted(each for each in path.iterdir() if each.suffix.lower() in kind.suffixes)
     elif path.exists():
         paths = [path]
     else:
         paths = [Path(each) for each in sorted(glob.glob(text, recursive=True))]
     # What is not there stays, so that the error of reading it names it.
-    return [Recording(str(each), each, _stem(each, target)) for each in paths or [path]]
+    return [GivenFile(str(each), each, _stem(each, target), kind) for each in paths or [path]]
 
 
 def _stem(path: Path, target: Target) -> Path | None:
