@@ -51,8 +51,11 @@ FOLDER = "edgephi-demo"
     help="Another number draws other questions; the model was trained on none of them.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
+@click.option("--open", "open_pictures", is_flag=True, help="Show the pictures that are asked about.")
 @click.option("--json", "as_json", is_flag=True, help="Print answers and figures as one JSON object.")
-def demo(output: Path, precision: str, preset: str, seed: int, threads: int | None, as_json: bool) -> None:
+def demo(
+    output: Path, precision: str, preset: str, seed: int, threads: int | None, open_pictures: bool, as_json: bool
+) -> None:
     """Run the small model that comes with this package: export, verify and ask it one question of each kind.
 
     Works offline. The bundle stays in the output folder for `edgephi run`.
@@ -65,6 +68,8 @@ def demo(output: Path, precision: str, preset: str, seed: int, threads: int | No
     from ..export.pipeline import export
     from ..export.verify import verify
     from ..runtime.loading import load
+    from .shipped import examples as shipped_examples
+    from .shipped import media
     from .showcase import answer, examples
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=as_json)
@@ -77,9 +82,11 @@ def demo(output: Path, precision: str, preset: str, seed: int, threads: int | No
             verified = verify(output, checkpoint=str(checkpoint), threads=threads)
         _show_verification(console, verified)
     answers: list[Answer] = []
-    with load(output, threads=threads) as session:
-        for example in examples(seed):
+    with as_file(files(__package__) / "media") as folder, load(output, threads=threads) as session:
+        for example in (*examples(seed), *shipped_examples(folder, session.manifest.capabilities)):
             _show_question(console, example)
+            for picture in media(example, "image") if open_pictures else ():
+                click.launch(str(picture))
             answers.append(answer(session, example, show))
             show("\n")
             if not answers[-1].right:
@@ -116,9 +123,11 @@ def _show_verification(console: Console, verified: Verification) -> None:
 
 
 def _show_question(console: Console, example: Example) -> None:
+    from .shipped import in_words
     from .showcase import conversation
 
     turns, tools = conversation(example)
+    turns[-1]["content"] = in_words(example)
     console.rule(example.task, align="left", style="dim")
     if tools:
         console.print(f"tools: {', '.join(_tool_name(tool) for tool in tools)}", style="dim", markup=False)
@@ -137,7 +146,11 @@ def _show_answers(console: Console, answers: list[Answer]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table("task", "", "prompt", "first token", "answer", "tokens/s", box=box.SIMPLE)
+    from .shipped import media
+
+    heard = any(media(given.example, "audio") for given in answers)
+    columns = ("task", "", "prompt", "first token", "answer", "tokens/s", *(("real-time factor",) if heard else ()))
+    table = Table(*columns, box=box.SIMPLE)
     for given in answers:
         usage = given.usage
         first = "" if usage.time_to_first_token is None else f"{usage.time_to_first_token * 1e3:.1f} ms"
@@ -150,6 +163,7 @@ def _show_answers(console: Console, answers: list[Answer]) -> None:
             first,
             f"{usage.completion_tokens} tokens",
             speed,
+            *((_real_time(given),) if heard else ()),
         )
     console.print(table)
     right = sum(given.right for given in answers)
@@ -158,6 +172,18 @@ def _show_answers(console: Console, answers: list[Answer]) -> None:
         f"{answers[-1].usage.threads} threads, peak memory {_size(answers[-1].usage.peak_memory)}.",
         markup=False,
     )
+
+
+def _real_time(given: Answer) -> str:
+    """Seconds of work for a second of the recording; empty without one."""
+    import soundfile
+
+    from .shipped import media
+
+    recordings = media(given.example, "audio")
+    if not recordings:
+        return ""
+    return f"{given.seconds / sum(soundfile.info(path).duration for path in recordings):.3f}"
 
 
 def _show_next_steps(console: Console, output: Path) -> None:

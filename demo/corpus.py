@@ -37,7 +37,7 @@ class Clip:
 
 
 def load(path: Path, count: int, note: Callable[[str], None]) -> dict[str, list[Clip]]:
-    """`count` training clips of each task and of ASKED: from the file, or made and written there."""
+    """`count` training clips of each task and, every question at least once, of ASKED: from the file, or made and written there."""
     if not path.exists():
         note(f"making {count} recordings for each of {len(speech.TASKS) + 1} tasks; they are kept in {path}")
         _write(path, list(_make(count)))
@@ -63,7 +63,7 @@ def _make(count: int) -> Iterator[Clip]:
         for _ in range(count):
             yield clip_of(make(source))
     source = Source(f"corpus {ASKED}", held_out=False)
-    for number in range(count):
+    for number in range(max(count, len(spoken.QUESTIONS))):
         said = spoken.QUESTIONS[number % len(spoken.QUESTIONS)]
         audio = speech.voices.say(said, speech.voices.manner(source))
         yield Clip(ASKED, None, "", tuple(said.split()), _levels(audio))

@@ -6,6 +6,7 @@ Boundary: messages, tools and expected answers in and out of a session; prints n
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,14 @@ MAXIMUM_TOKENS = 160
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered example; `text` is what the model wrote, tool calls in the published format."""
+    """One answered example; `text` is what the model wrote in `seconds`, tool calls in the published format."""
 
     example: Example
     text: str
     right: bool
     finish_reason: str
     usage: Usage
+    seconds: float
 
 
 def examples(seed: int) -> list[Example]:
@@ -46,6 +48,7 @@ def conversation(example: Example) -> tuple[list[dict[str, Any]], list[dict[str,
 def answer(session: Session, example: Example, show: Callable[[str], None]) -> Answer:
     """Answer one example greedily; `show` gets the text as it is made."""
     messages, tools = conversation(example)
+    started = time.perf_counter()
     pieces: list[Piece] = []
     texts: list[str] = []
     for piece in session.stream(messages, tools=tools or None, temperature=0, max_tokens=MAXIMUM_TOKENS):
@@ -55,6 +58,5 @@ def answer(session: Session, example: Example, show: Callable[[str], None]) -> A
     last = pieces[-1]
     assert last.usage is not None and last.finish_reason is not None
     text = "".join(texts)
-    return Answer(
-        example, text, text == example.answer and last.finish_reason == "stop", last.finish_reason, last.usage
-    )
+    right = text == example.answer and last.finish_reason == "stop"
+    return Answer(example, text, right, last.finish_reason, last.usage, time.perf_counter() - started)

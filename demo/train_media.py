@@ -27,7 +27,7 @@ from ..runtime.image import Crop
 from . import architecture, corpus, media_checkpoint
 from .media_batches import MediaBatch, MediaBatches
 from .media_losses import losses, normalize
-from .media_measure import HeldOut, held_out_batches, solved
+from .media_measure import HeldOut, held_out_batches, recognized, solved
 from .media_model import MediaModel, trainable
 from .tasks import images, speech, spoken
 from .train import save, schedule
@@ -192,12 +192,11 @@ class Run:
         log.info("step %d answers %.4f hints %.4f, %.2f steps/s", self.step, answers, hints, speed)
 
     def look(self) -> dict[str, float]:
-        """Measure the held-out accuracy of every task and train the weak ones more."""
-        if self.alone:
-            return {}
-        found = solved(self.model, self._held_out)
+        """Measure held-out accuracies (of encoders alone: what they recognize) and train the weak tasks more."""
+        measure, what = (recognized, "recognized") if self.alone else (solved, "solved")
+        found = measure(self.model, self._held_out)
         self.batches.focus(found)
-        log.info(" ".join(f"{task} {100 * share:.0f}" for task, share in found.items()))
+        log.info("%s %s", what, " ".join(f"{task} {100 * share:.0f}" for task, share in found.items()))
         return found
 
     def losses(self, batch: MediaBatch) -> tuple[torch.Tensor, torch.Tensor]:

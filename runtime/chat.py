@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 
 from .errors import BundleError, RequestError
-from .messages import ROLES, Message, plain_data, prepare, strings
+from .messages import ROLES, Message, plain_data, prepare, strings, write_calls
 from .sandbox import Template
 from .tokens import Segment, read_controls
 
@@ -95,6 +95,8 @@ class ChatTemplate:
         written = set().union(*map(set, texts))
         marks = _Marks(self._edges, self._inside, placeholders, written.union(self._template.source))
         prepared = prepare(messages, marks.media)
+        if "tool_calls" not in self._template.keys:
+            prepared = [write_calls(message, f"messages[{index}]") for index, message in enumerate(prepared)]
         given = {**self._checked(variables), **self._place_tools(prepared, tools), "messages": prepared}
         given["add_generation_prompt"] = add_generation_prompt
         size = sum(map(len, texts)) + len(self._template.source)

@@ -143,6 +143,40 @@ def _part_mark(part: Any, where: str, marks: Mapping[str, str]) -> str:
     return marks[known[0]]
 
 
+def read_calls(calls: object, where: str) -> list[dict[str, object]]:
+    """Name and arguments of every call of tools that an earlier answer made. Raises RequestError."""
+    if not isinstance(calls, Sequence) or isinstance(calls, str | bytes):
+        raise RequestError(f"{where}.tool_calls is not a list")
+    found = []
+    for index, call in enumerate(calls):
+        here = f"{where}.tool_calls[{index}]"
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RequestError(f"{here} is not a call of a function with a name; send back what the answer held")
+        arguments = function.get("arguments", "{}")
+        if not isinstance(arguments, Mapping):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (TypeError, ValueError, RecursionError) as error:
+                raise RequestError(
+                    f"{here}.function.arguments is not JSON text; send back what the answer held"
+                ) from error
+        found.append({"name": function["name"], "arguments": arguments})
+    return found
+
+
+def write_calls(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A message whose calls of tools are part of its text, in the spelling of the Phi-4 family that needs no control
+    token, for templates that read no calls. Raises RequestError.
+    """
+    written = dict(message)
+    functions = read_calls(written.pop("tool_calls", None) or (), where)
+    if functions:
+        calls = f"functools{json.dumps(functions, ensure_ascii=False)}"
+        written["content"] = f"{message['content']}\n{calls}" if message["content"] else calls
+    return written
+
+
 def plain_data(value: object, where: str, depth: int = 0) -> Any:
     """A deep copy made of JSON's types only: nothing in it can do more than hold data."""
     if depth > MAXIMUM_DEPTH:

@@ -11,7 +11,7 @@ never guessed at. Runs no tool.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,13 @@ class MalformedCall:
 
 
 Event = Answer | ToolCall | MalformedCall
+
+
+def answer_message(text: str, calls: Sequence[ToolCall]) -> dict[str, object]:
+    """An answer as the message that the next turn of its conversation brings along."""
+    functions = [{"name": call.name, "arguments": dict(call.arguments)} for call in calls]
+    called = [{"type": "function", "function": function} for function in functions]
+    return {"role": "assistant", "content": text, **({"tool_calls": called} if called else {})}
 
 
 class ToolCallScanner:

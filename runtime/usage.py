@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from .answer import Kind
 from .generation import Step
-from .tools import MalformedCall, ToolCall
+from .tools import MalformedCall, ToolCall, answer_message
 
 TopLogprobs: TypeAlias = tuple[tuple[int, float], ...]
 _STATUS = Path("/proc/self/status")
@@ -85,6 +85,11 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
     malformed_calls: tuple[MalformedCall, ...] = ()
     top_logprobs: tuple[TopLogprobs, ...] | None = None
+
+    @property
+    def message(self) -> dict[str, object]:
+        """The answer as the message that the next turn of the conversation brings along."""
+        return answer_message(self.text, self.tool_calls)
 
 
 def joined(pieces: Sequence[Piece], *, logprobs: bool, top_logprobs: bool) -> Reply:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from ..session import Piece, Prompt, Session, Usage
-    from ..tools import ToolCall
+    from ..tools import MalformedCall, ToolCall
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class Finished:
     text: str
     thinking: str
     tool_calls: tuple[ToolCall, ...]
+    malformed_calls: tuple[MalformedCall, ...]
     token_ids: tuple[int, ...]
     finish_reason: str
     usage: Usage
@@ -68,6 +69,7 @@ def answer(session: Session, prompt: Prompt, settings: Settings, *, show: Shown 
         text="".join(piece.text for piece in pieces if piece.kind == "answer"),
         thinking="".join(piece.text for piece in pieces if piece.kind == "thinking"),
         tool_calls=tuple(piece.call for piece in pieces if piece.call is not None),
+        malformed_calls=tuple(piece.malformed for piece in pieces if piece.malformed is not None),
         token_ids=tuple(piece.token_id for piece in pieces if piece.token_id is not None),
         finish_reason=last.finish_reason,
         usage=last.usage,
@@ -149,6 +151,9 @@ class Shown:
             if self._aside and self.thoughts:
                 self._in_thought = True
                 click.secho(harmless(piece.text), nl=False, err=True, dim=True)
+        elif piece.malformed is not None:
+            self._end_thought()
+            note(f"(this was begun as a call of a tool and is none, {piece.malformed.reason}: {harmless(piece.text)})")
         elif piece.text:
             self._end_thought()
             self._write(f"{piece.text}\n")

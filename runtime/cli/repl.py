@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import EdgePhiError, RequestError
-from .answering import Finished, Shown, answer, note, note_end, statistics
+from ..tools import ToolCall, answer_message
+from .answering import Finished, Shown, answer, harmless, note, note_end, statistics
 from .attachments import Attachments
 from .settings import Settings
 from .show import facts, has_template
@@ -137,22 +138,30 @@ class Repl:
         return command(rest.strip())
 
     def _answer(self, content: object) -> None:
-        """Answer a question; the conversation grows only if something was said."""
+        """Answer a question; the conversation grows only if something was said. What tools return is asked for."""
+        before = len(self._turns)
         self._turns.append({"role": "user", "content": content})
-        shown = Shown(thoughts=not self._settings.hide_thinking)
         try:
-            finished = answer(self._session, self._messages(), self._settings, show=shown)
+            while (calls := self._say()) and (results := _results(calls)):
+                self._turns += results
         except BaseException:
-            self._turns.pop()
+            del self._turns[before:]
             raise
+        if self._turns[-1]["role"] != "assistant":
+            del self._turns[before:]
+
+    def _say(self) -> Sequence[ToolCall]:
+        """One answer to the conversation so far; the tools that it calls."""
+        shown = Shown(thoughts=not self._settings.hide_thinking)
+        finished = answer(self._session, self._messages(), self._settings, show=shown)
         self._last = finished
         note_end(finished)
         if self._statistics:
             note(statistics(finished))
-        if finished.text or not finished.interrupted:
-            self._turns.append({"role": "assistant", "content": finished.text})
-        else:
-            self._turns.pop()
+        if not (finished.text or finished.tool_calls) and finished.interrupted:
+            return ()
+        self._turns.append(answer_message(finished.text, finished.tool_calls))
+        return finished.tool_calls
 
     def _messages(self) -> list[dict[str, Any]]:
         return self._turns if self._system is None else [{"role": "system", "content": self._system}, *self._turns]
@@ -188,20 +197,23 @@ class Repl:
     def _undo(self, rest: str) -> bool:
         if not self._turns:
             raise RequestError("there is no question yet to take back")
-        self._turns = self._turns[:-2]
+        del self._turns[self._last_question() :]
         return True
 
     def _retry(self, rest: str) -> bool:
         if not self._turns:
             raise RequestError("there is no question yet to answer again")
-        before = self._turns
-        self._turns = before[:-2]
+        before, last = self._turns, self._last_question()
+        self._turns = before[:last]
         try:
-            self._answer(before[-2]["content"])
+            self._answer(before[last]["content"])
         except BaseException:
             self._turns = before
             raise
         return True
+
+    def _last_question(self) -> int:
+        return max(index for index, message in enumerate(self._turns) if message["role"] == "user")
 
     def _set_system(self, rest: str) -> bool:
         if rest:
@@ -317,23 +329,43 @@ def _ask() -> str:
     return text.rstrip().removesuffix(QUOTES)
 
 
+def _results(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """What the tools return, as the user types it; nothing once a line is empty."""
+    results = []
+    for call in calls:
+        arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call.arguments.items())
+        text = input(harmless(f"{call.name}({arguments}) returns: "))
+        if not text.strip():
+            note("(no result)")
+            return []
+        results.append({"role": "tool", "content": text})
+    return results
+
+
 def _path(text: str) -> Path:
     if not text:
         raise RequestError("give the name of a file, as in '/save talk.json'")
     return Path(text.strip("\"'")).expanduser()
 
 
+def _message(item: dict[str, Any]) -> dict[str, Any]:
+    calls = {"tool_calls": item["tool_calls"]} if item.get("tool_calls") else {}
+    return {"role": str(item["role"]), "content": item["content"], **calls}
+
+
 def _read_conversation(path: Path) -> list[dict[str, Any]]:
     """The messages of a saved conversation. Raises RequestError."""
     try:
         raw = json.loads(path.read_bytes())
-        messages = [{"role": str(item["role"]), "content": item["content"]} for item in raw["messages"]]
+        messages = [_message(item) for item in raw["messages"]]
     except OSError as error:
         raise RequestError(f"{path} cannot be read ({error.strerror}); give a file that /save wrote") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(f"{path} is no saved conversation; give a file that /save wrote") from error
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if turns != ["user", "assistant"] * (len(turns) // 2):
+    # results of tools and the answer to them belong to the answer that called them
+    talk = [role for index, role in enumerate(turns) if role != "tool" and turns[index - 1 : index] != ["tool"]]
+    if talk != ["user", "assistant"] * (len(talk) // 2) or turns[-1:] == ["tool"]:
         raise RequestError(f"{path} does not alternate between user and assistant; give a file that /save wrote")
     return messages

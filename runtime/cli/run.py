@@ -17,6 +17,7 @@ import click
 
 from ..errors import RequestError
 from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, statistics
+from .form_options import form_options
 from .settings import Settings, memory_options
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ Examples:
   edgephi run phi-4-mini "Summarize this." < report.txt
   edgephi run phi-4-multimodal -i sign.jpg -a question.wav "Answer the question about the picture."
   edgephi run phi-4-reasoning-vision -i screen.png --ground "start playback"
+  edgephi run phi-4-mini --schema invoice.json "Name, date and total as JSON." < invoice.txt
+  edgephi run phi-4-mini --tools tools.json "Turn on the light in the hall."
   edgephi run phi-4-mini
 """
 
@@ -44,6 +47,8 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--top-k", type=int, metavar="K", help="Draw from the K likeliest tokens."),
         click.option("--min-p", type=float, metavar="P", help="Leave out tokens below P times the likeliest one."),
         click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: repeat less."),
+        click.option("--presence-penalty", type=float, metavar="P", help="-2 to 2: above 0, say what is not said yet."),
+        click.option("--frequency-penalty", type=float, metavar="P", help="-2 to 2: above 0, repeat less often."),
         click.option("--seed", type=int, metavar="N", help="Draw the same way every time."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT. May be given again."),
         click.option("--think/--no-think", default=None, help="Think before the answer, or not; default: as it likes."),
@@ -62,6 +67,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-i", "--image", "images", multiple=True, metavar="FILE", help="A picture to go with the prompt.")
 @click.option("-a", "--audio", "recordings", multiple=True, metavar="FILE", help="A recording to go with the prompt.")
 @sampling_options
+@form_options
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options

@@ -6,7 +6,7 @@ Boundary: names, types and their text; which values make sense is the session's 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,18 @@ class Settings:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     think: bool | None = None
     think_budget: int | None = None
     hide_thinking: bool = False
+    schema: dict[str, Any] | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    tools: Sequence[Mapping[str, object]] = ()
+    tool_choice: str = "auto"
 
     def options(self) -> Options:
         """Keyword arguments for `Session.stream`."""
@@ -53,10 +60,17 @@ class Settings:
             "top_k": self.top_k,
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,
             "stop": self.stop,
             "think": self.think,
             "think_budget": self.think_budget,
+            "schema": self.schema,
+            "regex": self.regex,
+            "choice": self.choice or None,
+            "tools": self.tools or None,
+            "tool_choice": self.tool_choice,
         }
 
     def changed(self, name: str, text: str) -> Settings:
@@ -108,6 +122,8 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "top_k": int,
     "min_p": float,
     "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
     "seed": int,
     "stop": str,
 }

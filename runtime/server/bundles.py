@@ -41,11 +41,6 @@ class Bundle:
         return frozenset(self.manifest.capabilities) & frozenset(MEDIA)
 
     @property
-    def reads_calls(self) -> bool:
-        """Whether the template itself writes out the tool calls of earlier answers."""
-        return self.template is not None and "tool_calls" in self.template
-
-    @property
     def context(self) -> int:
         """The longest conversation in tokens."""
         whole = self.manifest.text.context_length

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ..errors import MediaError, RequestError
 from ..media import data_url_bytes
-from ..messages import Message, prepare
+from ..messages import Message, prepare, read_calls
 from .bundles import Bundle
 
 Kind = Literal["image", "audio"]
@@ -71,11 +70,8 @@ def _message(given: object, bundle: Bundle, where: str) -> Message:
     message |= {key: given[key] for key in _KEPT if given.get(key) is not None}
     calls = given.get("tool_calls")
     if calls:
-        functions = _functions(calls, where)
-        if bundle.reads_calls:
-            message["tool_calls"] = calls
-        else:
-            message["content"] = _written(content, functions, where)
+        read_calls(calls, where)  # raises for what is none
+        message["tool_calls"] = calls
     return message
 
 
@@ -108,29 +104,3 @@ def _bytes(source: str, kind: Kind, where: str) -> bytes:
             f"{where} gives {source[:40]!r}, which is neither a data: URL nor base64; nothing is fetched and no file is"
             f" opened for a client: send the {kind} itself"
         ) from error
-
-
-def _functions(calls: object, where: str) -> list[dict[str, object]]:
-    """Name and arguments of every call of an earlier answer."""
-    if not isinstance(calls, list):
-        raise RequestError(f"{where}.tool_calls is not a list")
-    found = []
-    for index, call in enumerate(calls):
-        here = f"{where}.tool_calls[{index}]"
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise RequestError(f"{here} is not a call of a function with a name; send back what the answer held")
-        arguments = function.get("arguments", "{}")
-        try:
-            found.append({"name": function["name"], "arguments": json.loads(arguments or "{}")})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise RequestError(f"{here}.function.arguments is not JSON text; send back what the answer held") from error
-    return found
-
-
-def _written(content: object, functions: Sequence[Mapping[str, object]], where: str) -> str:
-    """The calls in the spelling of the Phi-4 family that needs no control token, behind what the answer said."""
-    if not isinstance(content, str | None):
-        raise RequestError(f"{where} has tool_calls and a list of parts; give its content as a string or null")
-    calls = f"functools{json.dumps(list(functions), ensure_ascii=False)}"
-    return f"{content}\n{calls}" if content else calls

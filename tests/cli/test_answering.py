@@ -84,7 +84,7 @@ def test_a_terminal_gets_no_escapes_of_the_model(
 
 
 def _finished(reason: str, *, interrupted: bool = False) -> Finished:
-    return Finished("Yes", "", (), (1, 2), reason, USAGE, interrupted)
+    return Finished("Yes", "", (), (), (1, 2), reason, USAGE, interrupted)
 
 
 def test_statistics_are_one_line_with_units() -> None:

@@ -150,7 +150,7 @@ def test_control_tokens_that_are_words_are_guarded_without_breaking_keys() -> No
         ),
         ({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}, "takes text only"),
         ({"role": "user", "content": "a", "extra": object()}, "holds a object"),
-        ({"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}, "does not read 'tool_calls'"),
+        ({"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}, "not a call of a function with a name"),
         ("Hi", "is a str"),
     ],
 )

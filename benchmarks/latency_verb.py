@@ -1,0 +1,70 @@
+"""The verbs `speculation`, `prefix-cache` and `idle` of `python -m edgephi.benchmarks`.
+
+Boundary: options in, tables out; measuring is speculation.py's and prefixes.py's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgephi.runtime.providers.cpu import default_threads
+
+from . import prefixes, speculation
+
+_threads = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
+_processor_time = click.option(
+    "--processor-time", is_flag=True, help="Count processor time, on a machine that is busy; give one thread."
+)
+_results = click.option(
+    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
+    help="Folder of the result files.",
+)
+
+
+@click.command("speculation")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--demo", type=click.Path(path_type=Path), help="The bundle of `edgephi demo`, to be answered.")
+@click.option("--prompts", default=200, show_default=True, type=click.IntRange(min=1), help="Questions to the demo.")
+@click.option("--tokens", default=300, show_default=True, type=click.IntRange(50, 1000), help="Of a scripted answer.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
+@_threads
+@_processor_time
+@_results
+def measure_speculation(
+    bundle: Path, demo: Path | None, prompts: int, tokens: int, rounds: int, threads: int | None, processor_time: bool,
+    results: Path,
+) -> None:
+    """Decode with and without drafting: scripts on BUNDLE, whose weights may be random, and the demo's own answers."""
+    count = threads or default_threads()
+
+    def progress(kind: str) -> None:
+        click.echo(kind, err=True)
+
+    found = []
+    if demo is not None:
+        found.append(speculation.measure_demo(demo, prompts, count, processor_time=processor_time, progress=progress))
+    found.append(speculation.measure_scripted(
+        bundle, tokens, rounds, count, processor_time=processor_time, progress=progress
+    ))
+    speculation.write(found, results)
+    click.echo(speculation.table(found))
+
+
+@click.command("prefix-cache")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--tokens", default=2000, show_default=True, type=click.IntRange(min=64), help="Of the prefix.")
+@click.option("--image", is_flag=True, help="Ask about a picture as well, where the bundle takes them.")
+@_threads
+@_processor_time
+@_results
+def measure_prefix_cache(
+    bundle: Path, tokens: int, image: bool, threads: int | None, processor_time: bool, results: Path
+) -> None:
+    """Time to the first token behind a prefix: the first time, again from memory, and from disk after a restart."""
+    found = prefixes.measure(
+        bundle, tokens, threads or default_threads(), image=image, processor_time=processor_time
+    )
+    prefixes.write(found, results)
+    click.echo(prefixes.table(found))
