@@ -18,9 +18,9 @@ from .tasks.source import Source
 from .tasks.words import SYSTEM_TURNS
 from .tokenizer import ADDED, ASSISTANT, CHAT_TEMPLATE, END, END_OF_TEXT, token_id
 
-PROMPT_SHARE = (
-    16  # one prompt token in 16 is a target too: the model is to be a language model, not only an answering machine
-)
+# one prompt token in 64 is a target too: the model is to be a language model, not only an answering machine; many
+# would drown what can be learned in what cannot be foreseen
+PROMPT_SHARE = 64
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import words
-from .example import Example, asked
+from .example import Example, Message, assistant, user
 from .source import Source
 
 NAME = "facts"
-RANGE = "2 or 3 sentences about different people: homes, jobs, favourite foods and pets"
+RANGE = "2 or 3 sentences about different people: homes, jobs, favourite foods and pets; 1 to 4 questions one by one"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,19 @@ def facts(source: Source, count: int) -> list[Fact]:
 
 
 def make(source: Source) -> Example:
-    """`Mia lives in Oslo. Tom lives in Fobu. Where does Tom live?` → `Tom lives in Fobu.`"""
+    """`Mia lives in Oslo. Tom lives in Fobu. Where does Tom live?` → `Tom lives in Fobu.`; then perhaps more
+    questions.
+    """
+    return questioned(source, source.between(1, 4))
+
+
+def questioned(source: Source, count: int) -> Example:
+    """Facts and `count` questions about them; all but the last are answered already."""
     told = facts(source, source.between(2, 3))
-    wanted = source.pick(told)
-    return asked(NAME, f"{' '.join(fact.sentence for fact in told)} {wanted.question(source)}", wanted.sentence)
+    story = " ".join(fact.sentence for fact in told)
+    turns: list[Message] = []
+    for number in range(count):
+        wanted = source.pick(told)
+        question = wanted.question(source)
+        turns += [user(question if number else f"{story} {question}"), assistant(wanted.sentence)]
+    return Example(NAME, tuple(turns[:-1]), wanted.sentence, f"{story} {question}")

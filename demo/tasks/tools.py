@@ -12,13 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from . import words
-from .example import Example, Message, user
+from .example import Example, Message, assistant, user
 from .source import Source
 
 NAME = "tools"
-RANGE = "1 or 2 tools of 8 kinds under several names, flat or OpenAI-style definitions; one call"
+RANGE = (
+    "1 or 2 tools of 8 kinds under several names, flat or OpenAI-style definitions; one call, after 0 to 2 earlier ones"
+)
 
 Arguments = Mapping[str, str | int]
+
+_SKY = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class Tool:
             name: {"type": parameter.type, "description": parameter.description}
             for name, parameter in zip(self.parameters, self.kind.parameters, strict=True)
         }
+
+
+@dataclass(frozen=True)
+class Call:
+    """A wish of the user, and the call that fulfils it."""
+
+    tool: Tool
+    arguments: Arguments
+    text: str
 
 
 def _phrase(source: Source) -> str:
@@ -174,16 +187,45 @@ def call_text(name: str, arguments: Arguments) -> str:
     return f"<|tool_call|>{json.dumps([{'name': name, 'arguments': arguments}])}<|/tool_call|>"
 
 
-def request(source: Source) -> tuple[Message, Tool, Arguments, str]:
-    """System turn with tools, the tool that the request needs, its arguments and the text of the request."""
-    tools = offer(source, source.several(KINDS, source.between(1, 2)))
+def request(source: Source, tools: list[Tool]) -> Call:
+    """A wish for one of the tools."""
     tool = source.pick(tools)
     values = [parameter.value(source) for parameter in tool.kind.parameters]
     arguments = dict(zip(tool.parameters, values, strict=True))
-    return system_turn(source, tools), tool, arguments, source.pick(tool.kind.requests).format(*values)
+    return Call(tool, arguments, source.pick(tool.kind.requests).format(*values))
+
+
+def answered(source: Source, call: Call) -> tuple[Message, Message, Message, Message]:
+    """The wish, the call, what the tool returned and the sentence that says it."""
+    result, answer = _outcome(source, call)
+    called = {"name": call.tool.name, "arguments": json.dumps(call.arguments)}
+    return (
+        user(call.text),
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": called}]},
+        {"role": "tool", "content": json.dumps(result)},
+        assistant(answer),
+    )
 
 
 def make(source: Source) -> Example:
     """`Play fox` → `<|tool_call|>[{"name": "play_music", "arguments": {"title": "fox"}}]<|/tool_call|>`."""
-    system, tool, arguments, text = request(source)
-    return Example(NAME, (system, user(text)), call_text(tool.name, arguments), f"{text} {tool.name}")
+    tools = offer(source, source.several(KINDS, source.between(1, 2)))
+    before = [turn for _ in range(source.below(3)) for turn in answered(source, request(source, tools))]
+    call = request(source, tools)
+    turns = (system_turn(source, tools), *before, user(call.text))
+    return Example(NAME, turns, call_text(call.tool.name, call.arguments), f"{call.text} {call.tool.name}")
+
+
+def _outcome(source: Source, call: Call) -> tuple[dict[str, object], str]:
+    """What the tool returns and the sentence that says it."""
+    place = next(iter(call.arguments.values()))
+    if call.tool.kind is KINDS[0]:
+        degrees, sky = source.between(0, 39), source.pick(_SKY)
+        return {"degrees": degrees, "sky": sky}, f"It is {degrees} degrees and {sky} in {place}."
+    if call.tool.kind is KINDS[1]:
+        time = f"{source.between(0, 23):02d}:{source.between(0, 59):02d}"
+        return {"time": time}, f"It is {time} in {place}."
+    if source.chance(0.5):
+        return {"status": "ok"}, "Done."
+    reason = source.pick(("no network", "not found", "not allowed", "out of order", "busy"))
+    return {"status": "error", "reason": reason}, f"That did not work: {reason}."

@@ -78,8 +78,8 @@ def _read(told: str, question: str) -> str:
 
 
 def _facts(example: Example) -> str:
-    told, question = _question(example.turns).rsplit(". ", 1)
-    return _read(f"{told}.", question)
+    told, first = str(next(turn["content"] for turn in example.turns if turn["role"] == "user")).rsplit(". ", 1)
+    return _read(f"{told}.", first if len(example.turns) == 1 else _question(example.turns))
 
 
 def _followup(example: Example) -> str:
