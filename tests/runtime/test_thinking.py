@@ -342,6 +342,18 @@ def test_the_closing_tag_has_the_probability_that_the_model_gives_it(thinker: Th
     assert np.allclose(reply.logprobs, expected, atol=1e-4, rtol=0)
 
 
+def test_a_thought_is_free_and_the_answer_behind_it_has_its_form(thinker: Thinker) -> None:
+    pytest.importorskip("llguidance", reason="the extra edgephi[schema] is not installed")
+    choice, free = ("yes, it does", "no"), thinker.budgeted(12, 1)
+    for draft in (True, False):
+        reply = thinker.budgeted(12, 40, choice=choice, draft=draft)
+        assert reply.text in choice and reply.finish_reason == "stop"
+        assert (reply.thinking, reply.usage.thinking_tokens) == (free.thinking, 12)
+        assert reply.token_ids[:12] == free.token_ids[:12]
+        skipped = thinker.session.generate(QUESTION, think=False, choice=choice, max_tokens=40, draft=draft)
+        assert skipped.text in choice and skipped.thinking == ""
+
+
 def test_stops_count_in_the_answer_alone(thinker: Thinker) -> None:
     plain = thinker.budgeted(16, 16)
     stop = next(letter for letter in plain.thinking if letter in plain.text and not letter.isspace())
