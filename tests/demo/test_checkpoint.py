@@ -101,6 +101,25 @@ def test_it_does_its_tasks_at_int4(task: str, session: edgephi.Session, words: T
     assert QUESTIONS - len(wrong) >= _least_right(_measured("int4 balanced")["accuracy"][task]), wrong
 
 
+def test_what_it_says_inside_a_thought_is_one(session: edgephi.Session, words: Tokenizer) -> None:
+    """It was not trained to think; a prompt that ends inside a thought makes one of its answer all the same."""
+    question = held_out("count", 1, seed=77)[0].turns[-1]["content"]
+    opened = [*session.encode(question), *words.encode("<think>").ids]
+    closing = words.encode("</think>").ids
+    free = session.generate(opened, temperature=0, max_tokens=60, draft=False)
+    assert free.text == "" and free.thinking and free.usage.thinking_tokens >= free.usage.completion_tokens - 1
+    budget = min(8, free.usage.thinking_tokens - 1)
+    closed = [*opened, *free.token_ids[:budget], *closing]
+    behind = session.generate(closed, temperature=0, max_tokens=20, draft=False)
+    most = budget + len(closing) + len(behind.token_ids)
+    for draft in (True, False):
+        session.clear()
+        reply = session.generate(opened, temperature=0, max_tokens=most, think_budget=budget, draft=draft)
+        assert reply.token_ids == (*free.token_ids[:budget], *closing, *behind.token_ids)
+        assert (reply.text, reply.usage.thinking_tokens) == (behind.text, budget)
+        assert free.thinking.startswith(reply.thinking)
+
+
 def test_the_int4_bundle_answers_as_the_reference_does(
     folder: Path, session: edgephi.Session, words: Tokenizer
 ) -> None:
