@@ -38,7 +38,16 @@ if TYPE_CHECKING:
     )
     from .runtime.loading import load
     from .runtime.prefix_cache import PrefixCache
-    from .runtime.session import Piece, Reply, Session, Transcript, TranscriptSegment, Usage
+    from .runtime.session import (
+        MalformedCall,
+        Piece,
+        Reply,
+        Session,
+        ToolCall,
+        Transcript,
+        TranscriptSegment,
+        Usage,
+    )
 
 __version__ = "0.1.0"
 
@@ -50,6 +59,7 @@ __all__ = [
     "EdgePhiError",
     "ExportError",
     "HashMismatch",
+    "MalformedCall",
     "ManifestError",
     "MediaError",
     "MissingDependency",
@@ -62,6 +72,7 @@ __all__ = [
     "RequestError",
     "Session",
     "SessionBusy",
+    "ToolCall",
     "Transcript",
     "TranscriptSegment",
     "UnsupportedModel",
@@ -73,7 +84,12 @@ __all__ = [
 _FILES = {
     "load": ".runtime.loading",
     "PrefixCache": ".runtime.prefix_cache",
-    **dict.fromkeys(("Piece", "Reply", "Session", "Transcript", "TranscriptSegment", "Usage"), ".runtime.session"),
+    **dict.fromkeys(
+        (
+            "MalformedCall", "Piece", "Reply", "Session", "ToolCall", "Transcript", "TranscriptSegment", "Usage",
+        ),
+        ".runtime.session",
+    ),
 }
 
 

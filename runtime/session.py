@@ -35,11 +35,13 @@ from .providers.provider import Provider
 from .sampling import Sampler
 from .thinking import answers_alone, budgeted, opening, thinks_always, wanted
 from .tokens import Tokenizer
-from .tools import ToolCall
+from .tools import MalformedCall, ToolCall
 from .transcribe import CHUNK_SECONDS, Transcript, TranscriptSegment, make_transcript, stream_segments
 from .usage import Meter, Piece, Reply, Usage, joined
 
-__all__ = ["Piece", "Prompt", "Reply", "Session", "ToolCall", "Transcript", "TranscriptSegment", "Usage"]
+__all__ = [
+    "MalformedCall", "Piece", "Prompt", "Reply", "Session", "ToolCall", "Transcript", "TranscriptSegment", "Usage",
+]
 
 
 @dataclass(frozen=True)
