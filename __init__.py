@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         TranscriptSegment,
         Usage,
     )
+    from .runtime.skills.rewrite import rewrite
+    from .runtime.skills.summarize import summarize
+    from .runtime.skills.table import Table, make_table
 
 __version__ = "0.1.0"
 
@@ -72,6 +75,7 @@ __all__ = [
     "RequestError",
     "Session",
     "SessionBusy",
+    "Table",
     "ToolCall",
     "Transcript",
     "TranscriptSegment",
@@ -79,10 +83,17 @@ __all__ = [
     "Usage",
     "WeightMismatch",
     "load",
+    "make_table",
+    "rewrite",
+    "summarize",
 ]
 
 _FILES = {
     "load": ".runtime.loading",
+    "Table": ".runtime.skills.table",
+    "make_table": ".runtime.skills.table",
+    "rewrite": ".runtime.skills.rewrite",
+    "summarize": ".runtime.skills.summarize",
     "PrefixCache": ".runtime.prefix_cache",
     **dict.fromkeys(
         (

@@ -41,6 +41,9 @@ class Verb:
 VERBS = {
     "run": Verb("runtime.cli.run:run", "Ask a bundle one question, or talk with it."),
     "transcribe": Verb("runtime.cli.transcribe:transcribe", "Write down, translate or summarize recordings."),
+    "summarize": Verb("runtime.cli.skills:summarize", "Put texts of any length in a few words."),
+    "rewrite": Verb("runtime.cli.skills:rewrite", "Put texts in other words: formal, casual, concise, ..."),
+    "table": Verb("runtime.cli.skills:table", "Make tables of the facts in texts."),
     "serve": Verb("runtime.cli.serve:serve", "Answer OpenAI's clients over HTTP."),
     "show": Verb("runtime.cli.show:show", "What a bundle is: model, sizes, precision, context, licence."),
     "export": Verb("export.cli:export", "Turn a Phi-4 checkpoint into a bundle."),

@@ -16,7 +16,8 @@ from unicodedata import east_asian_width
 from .audio import AudioInputs
 from .audio_chunks import LONGEST_SECONDS, SHORTEST_SECONDS, cut_at_pauses, is_silent
 from .audio_decode import AudioSource
-from .errors import ContextOverflow, RequestError
+from .errors import RequestError
+from .long_text import condense
 from .manifest import Manifest
 from .messages import Message
 from .usage import Reply, Usage
@@ -198,37 +199,11 @@ def _ahead(chunks: Chunks) -> Chunks:
 
 def _summarize(session: Session, text: str) -> Reply:
     """One summary if all of the text fits the context, else a summary of the summaries of its parts."""
-    room = min(_SUMMARY_TOKENS, session.context // 4)
-    while len(parts := _fitting(session, text, room)) > 1:
-        replies = []
-        for part in parts:
-            replies.append(session.chat(_ask_summary(part), temperature=0.0, max_tokens=room))
-            if replies[-1].finish_reason == "cancelled":
-                return replies[-1]
-        shorter = "\n".join(reply.text.strip() for reply in replies)
-        if len(shorter) >= len(text):
-            raise ContextOverflow(
-                f"a transcript of {len(text)} characters does not fit the context of {session.context} tokens, nor do"
-                " summaries of its parts: load the bundle with a larger context"
-            )
-        text = shorter
-    return session.chat(_ask_summary(text), temperature=0.0, max_tokens=room)
 
+    def answer(messages: Sequence[Message], room: int, last: bool) -> Reply:
+        return session.chat(messages, temperature=0.0, max_tokens=room)
 
-def _fitting(session: Session, text: str, room: int) -> list[str]:
-    """The text in parts that leave `room` tokens of the context, halved between words until they do."""
-    if len(session.encode(_ask_summary(text))) + room <= session.context:
-        return [text]
-    words = text.split(" ")
-    if len(words) > 1:
-        halves = " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
-    else:
-        halves = text[: len(text) // 2], text[len(text) // 2 :]
-    if not all(halves):
-        raise ContextOverflow(
-            f"a summary does not fit the context of {session.context} tokens: load the bundle with a larger context"
-        )
-    return [part for half in halves for part in _fitting(session, half, room)]
+    return condense(session, text, _ask_summary, min(_SUMMARY_TOKENS, session.context // 4), answer)
 
 
 def _ask_summary(text: str) -> list[Message]:

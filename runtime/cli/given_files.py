@@ -6,15 +6,16 @@ Boundary: names, folders and files; knows nothing of what is in them.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from ..errors import RequestError
+from ..errors import NonFiniteLogits, RequestError
 
 STDIN = "-"
 STDIN_BYTES = 512 << 20
@@ -85,6 +86,26 @@ def find_files(given: Sequence[str], kind: Kind, target: Target) -> list[GivenFi
     return found
 
 
+def each_file(files: Sequence[GivenFile], work: Callable[[GivenFile], None], *, as_json: bool) -> None:
+    """Do `work` with every file; one that fails stops no other, and is told on stderr and, with `as_json`, on stdout.
+
+    Raises RequestError naming those that failed; the error itself where there is one file alone.
+    """
+    failed = []
+    for file in files:
+        try:
+            work(file)
+        except BrokenPipeError:
+            raise
+        except (RequestError, NonFiniteLogits, OSError) as error:
+            if len(files) == 1:
+                raise
+            failed.append(file.name)
+            _say_failure(file, error, as_json=as_json)
+    if failed:
+        raise RequestError(f"{len(failed)} of {len(files)} {files[0].kind.name}s failed: {', '.join(failed)}")
+
+
 def output_path(file: GivenFile, suffix: str, target: Target) -> Path:
     """The file for one kind of output. Raises RequestError if it is there and must not be written over."""
     assert file.stem is not None
@@ -105,6 +126,15 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _say_failure(file: GivenFile, error: Exception, *, as_json: bool) -> None:
+    text = " ".join(str(error).split())
+    if file.name not in text:
+        text = f"{file.name}: {text}"
+    click.echo(f"error: {text}", err=True)
+    if as_json:
+        click.echo(json.dumps({"file": file.name, "error": text}, ensure_ascii=False))
 
 
 def _expand(text: str, kind: Kind, target: Target) -> list[GivenFile]:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ..errors import NonFiniteLogits, RequestError
 from ..manifest import read_manifest
 from .answering import Waiting, harmless, interruptible, note
-from .given_files import RECORDINGS, GivenFile, Target, find_files, output_path, write_whole
+from .given_files import RECORDINGS, GivenFile, Target, each_file, find_files, output_path, write_whole
 from .run import loaded
 from .settings import memory_options
 
@@ -117,20 +116,9 @@ def transcribe(
     seconds = chunk if chunk is not None else SUBTITLE_SECONDS if set(chosen) & set(SUBTITLES) else 30.0
     several = len(recordings) > 1
     wanted = Wanted(chosen, target, language, translate, summarize, seconds, stats, several)
-    failed = []
+    as_lines = target.stdout and chosen == ("json",)
     with loaded(bundle, device, threads, None, mapped, allow_oversized) as session:
-        for recording in recordings:
-            try:
-                _transcribe(session, recording, wanted)
-            except BrokenPipeError:
-                raise
-            except (RequestError, NonFiniteLogits, OSError) as error:
-                if not several:
-                    raise
-                failed.append(recording.name)
-                _say_failure(recording, error, wanted)
-    if failed:
-        raise RequestError(f"{len(failed)} of {len(recordings)} recordings failed: {', '.join(failed)}")
+        each_file(recordings, lambda recording: _transcribe(session, recording, wanted), as_json=as_lines)
 
 
 def _check_usage(formats: tuple[str, ...], target: Target, summarize: bool, recordings: int) -> None:
@@ -238,15 +226,6 @@ def _print(recording: GivenFile, transcript: Transcript, wanted: Wanted) -> None
         click.echo(json.dumps({"file": recording.name, **to_fields(transcript)}, ensure_ascii=False))
     else:
         _show(WRITERS[name](transcript), nl=False)
-
-
-def _say_failure(recording: GivenFile, error: Exception, wanted: Wanted) -> None:
-    text = " ".join(str(error).split())
-    if recording.name not in text:
-        text = f"{recording.name}: {text}"
-    click.echo(f"error: {text}", err=True)
-    if wanted.target.stdout and wanted.formats == ("json",):
-        click.echo(json.dumps({"file": recording.name, "error": text}, ensure_ascii=False))
 
 
 def _note_cuts(recording: GivenFile, transcript: Transcript) -> None:

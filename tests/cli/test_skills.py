@@ -1,0 +1,94 @@
+"""The verbs on the demo's bundle: files, stdin, formats, failures. What its small model makes of texts is not held."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+
+import edgephi
+from edgephi.runtime.skills.rewrite import rewrite
+from edgephi.runtime.skills.summarize import summarize
+from edgephi.runtime.skills.table import make_table
+
+from .conftest import Done
+
+Program = Callable[..., Done]
+TEXT = "Sam has 3 apples. Ella has 5 pears.\n"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from edgephi.export.pipeline import export
+
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    with as_file(files("edgephi.demo") / "checkpoint") as checkpoint:
+        export(checkpoint, folder, threads=1)
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_they_print_what_the_functions_return(demo: Path, text: Path, program: Program) -> None:
+    with edgephi.load(demo, threads=1) as session:
+        summary = summarize(session, TEXT, form="bullets").text
+        other = rewrite(session, TEXT, tone="formal").text
+        table = make_table(session, TEXT, columns=["who", "what"])
+    done = program("summarize", demo, text, "--form", "bullets", "-t", "1")
+    assert done.code == 0 and done.out.strip() == summary
+    done = program("rewrite", demo, "--tone", "formal", "-t", "1", stdin=TEXT.encode())
+    assert done.code == 0 and done.out.strip() == other.strip()
+    done = program("table", demo, "-", "--columns", "who,what", "-o", "csv", "-t", "1", stdin=TEXT.encode())
+    assert done.code == 0 and list(csv.reader(io.StringIO(done.out))) == [["who", "what"], *map(list, table.rows)]
+    done = program("table", demo, text, "--columns", "who,what", "-t", "1")
+    assert done.out == table.to_markdown()
+
+
+def test_one_bad_file_does_not_stop_the_rest(demo: Path, text: Path, tmp_path: Path, program: Program) -> None:
+    bad, empty, wide = tmp_path / "bad.txt", tmp_path / "empty.txt", tmp_path / "wide.txt"
+    bad.write_bytes(b"\xff\xff\x00 no text")
+    empty.write_text("")
+    wide.write_text(TEXT, encoding="utf-16")
+    done = program("summarize", demo, bad, text, empty, wide, "--json", "-t", "1")
+    assert done.code == 1
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert ["error" in each for each in told] == [True, False, True, False]
+    assert "UTF-8" in told[0]["error"] and "empty" in told[2]["error"]
+    assert told[1]["text"] == told[3]["text"] and told[1]["cost"]["answers"] == 1
+    assert "2 of 4 texts failed" in done.err
+
+
+def test_results_can_be_files(demo: Path, text: Path, tmp_path: Path, program: Program) -> None:
+    done = program("table", demo, text, "--columns", "who", "-o", "csv", "-d", tmp_path / "out", "-t", "1")
+    assert done.code == 0 and done.out == ""
+    assert (tmp_path / "out" / "text.table.csv").read_text().splitlines()[0] == "who"
+    assert program("rewrite", demo, text, "--beside", "-t", "1").code == 0
+    again = program("rewrite", demo, text, "--beside", "-t", "1")
+    assert again.code == 1 and "--overwrite" in again.err
+    assert (tmp_path / "text.rewritten.txt").exists()
+
+
+def test_a_long_text_goes_through_a_small_context(demo: Path, tmp_path: Path, program: Program) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text("".join(f"Sam has {number} apples.\n\n" for number in range(60)))
+    done = program("rewrite", demo, long, "-c", "512", "--json", "-t", "1")
+    told = json.loads(done.out)
+    assert done.code == 0 and told["cost"]["answers"] > 1 and told["text"]
+
+
+@pytest.mark.parametrize("verb", ["summarize", "rewrite", "table"])
+def test_help_and_wrong_usage(verb: str, program: Program, text: Path) -> None:
+    done = program(verb, "--help")
+    assert done.code == 0 and "Example" in done.out
+    done = program(verb, "no-bundle", text, "--beside", "-d", "folder")
+    assert done.code == 2 and "exclude" in done.err
