@@ -74,8 +74,8 @@ def table(measured: Measured) -> str:
     where, threads = measured.machine, measured.answers[0].threads
     parts = [
         "# How soon a bundle answers about pictures and speech\n\n"
-        f"{measured.bundle}, {measured.bundle_bytes / 1e9:.2f} GB, random weights of full size. {where['processor']}, "
-        f"{where['processors']} processors, {threads} threads, {where['system']}, ONNX Runtime "
+        f"{measured.bundle}, {measured.bundle_bytes / 1e9:.2f} GB; times do not depend on what its weights are. "
+        f"{where['processor']}, {where['processors']} processors, {threads} threads, {where['system']}, ONNX Runtime "
         f"{measured.versions.get('onnxruntime')}, {measured.date}. Load of other programs in the minute before: "
         f"{measured.load_before:.1f}.\n\n"
         "| question | prompt | first token | of it before the decoder | prefill | answer | real-time factor "
