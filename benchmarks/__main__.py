@@ -11,8 +11,22 @@ from pathlib import Path
 import click
 
 from edgephi.runtime.errors import EdgePhiError, RequestError
+from edgephi.runtime.providers.cpu import default_threads
 
-from . import checkpoints, encoder_error, export_cost, load, media_latency, peers_verb, published, quality
+from . import (
+    checkpoints,
+    encoder_error,
+    export_cost,
+    form_verbs,
+    latency_verb,
+    load,
+    media_latency,
+    node_profile,
+    peers_verb,
+    published,
+    quality,
+    session_verb,
+)
 
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 results_option = click.option(
@@ -118,7 +132,29 @@ def measure_encoders(
     click.echo(encoder_error.table(measured))
 
 
+@cli.command("profile")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--case", "cases", multiple=True, default=["1@64", "1@512", "1@2048", "512@0"], show_default=True,
+    help="ROWS@PAST: new positions behind old ones; may be given several times.",
+)
+@click.option("--name", default="profile", show_default=True, help="Of the result files.")
+@threads_option
+@results_option
+def profile_nodes(bundle: Path, cases: tuple[str, ...], name: str, threads: int | None, results: Path) -> None:
+    """Show where the time of a step of BUNDLE goes, node by node, against what the machine allows."""
+    threads = threads or default_threads()
+    profiles = node_profile.measure(bundle, [node_profile.Case.parse(case) for case in cases], threads)
+    node_profile.write(bundle.name, threads, profiles, results, name)
+    click.echo(node_profile.table(bundle.name, threads, profiles))
+
+
 cli.add_command(peers_verb.peers)
+cli.add_command(session_verb.session)
+cli.add_command(form_verbs.measure_validity)
+cli.add_command(form_verbs.measure_cost)
+cli.add_command(latency_verb.measure_speculation)
+cli.add_command(latency_verb.measure_prefix_cache)
 
 
 def _count(name: str, number: int, total: int) -> None:

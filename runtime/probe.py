@@ -107,7 +107,7 @@ def measure(manifest: Manifest, provider: Provider, threads: int, clock: Clock =
         times = times.extended(longer, more, text.layers - 1)
     per_position = max(0.0, times.far_step - times.step) / far
     row_per_position = max(0.0, times.far_chunk - times.chunk) / (far * ROWS)
-    row = max(0.0, times.chunk - times.step) / ROWS - row_per_position * ROWS
+    row = max(0.0, (times.chunk - times.step) / ROWS - row_per_position * ROWS)
     return Speed(times.step, per_position, row, row_per_position, text.heads, threads)
 
 
