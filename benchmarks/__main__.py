@@ -69,7 +69,7 @@ def checkpoint(model: str, output: Path, layers: int | None, seed: int) -> None:
 @click.argument("checkpoint_folders", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--case", "cases", multiple=True, default=["int4:balanced"], show_default=True,
-    help="PRECISION or PRECISION:PRESET; may be given several times.",
+    help="PRECISION[:PRESET[:METHOD]]; may be given several times.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder that keeps the bundles; default: none.")
 @click.option("--threads", type=click.IntRange(min=1), help="Default: what the export chooses.")

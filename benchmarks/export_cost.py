@@ -30,15 +30,16 @@ class Case:
     """How a checkpoint is exported."""
 
     precision: str
-    preset: str
+    preset: str = "balanced"
+    method: str = "grid_search"
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """`int4:fast` or `int8`; the preset is 'balanced' where none is given. Raises RequestError."""
-        precision, _, preset = text.partition(":")
-        if not precision:
-            raise RequestError(f"a case is PRECISION or PRECISION:PRESET, such as int4:fast; found {text!r}")
-        return cls(precision, preset or "balanced")
+        """`int4`, `int4:fast` or `int4:fast:round_to_nearest`. Raises RequestError."""
+        parts = text.split(":")
+        if not all(parts) or len(parts) > 3:
+            raise RequestError(f"a case is PRECISION[:PRESET[:METHOD]], such as int4:fast; found {text!r}")
+        return cls(*parts)
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ class Cost:
     date: str
     machine: dict[str, str | int]
     versions: dict[str, str]
+    method: str = "grid_search"
 
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """A later measurement of the same thing replaces an earlier one."""
-        return self.checkpoint, self.precision, self.preset, json.dumps(self.machine, sort_keys=True)
+        return self.checkpoint, self.precision, self.preset, self.method, json.dumps(self.machine, sort_keys=True)
 
 
 def measure(
@@ -90,7 +92,8 @@ def _export(checkpoint: Path, case: Case, folder: Path, threads: int | None) -> 
     bundle = folder / f"{checkpoint.name}-{case.precision}-{case.preset}"
     command = [
         sys.executable, "-m", "edgephi", "export", str(checkpoint), "-o", str(bundle), "--precision", case.precision,
-        "--preset", case.preset, "--json", *(() if threads is None else ("--threads", str(threads))),
+        "--preset", case.preset, "--method", case.method, "--json",
+        *(() if threads is None else ("--threads", str(threads))),
     ]
     load = round(os.getloadavg()[0], 2)
     usage = processes.run(command)
@@ -99,7 +102,7 @@ def _export(checkpoint: Path, case: Case, folder: Path, threads: int | None) -> 
         checkpoint.name, case.precision, case.preset, json.loads(usage.output)["checkpoint_bytes"], sum(files.values()),
         files, round(usage.seconds, 1), round(usage.cpu_seconds, 1),
         usage.peak_resident, usage.peak_anonymous, usage.peak_file_backed, usage.reported_peak, load,
-        datetime.now(UTC).date().isoformat(), machine.describe(), machine.versions(),
+        datetime.now(UTC).date().isoformat(), machine.describe(), machine.versions(), case.method,
     )
 
 
@@ -122,13 +125,15 @@ def table(costs: Sequence[Cost]) -> str:
         parts.append(
             f"\n{described['processor']}, {described['processors']} processors, "
             f"{int(described['memory_bytes']) / 1e9:.0f} GB of memory, {described['system']}\n\n"
-            "| checkpoint | precision | preset | size | bundle | peak memory | processor | wall | load | date |\n"
-            "|---|---|---|---|---|---|---|---|---|---|\n"
+            "| checkpoint | precision | preset | method | size | bundle | peak memory | processor | wall | load "
+            "| date |\n"
+            "|---|---|---|---|---|---|---|---|---|---|---|\n"
         )
         parts += [
-            f"| {cost.checkpoint} | {cost.precision} | {cost.preset} | {_gigabytes(cost.checkpoint_bytes)} "
-            f"| {_gigabytes(cost.bundle_bytes)} | {_gigabytes(cost.peak_resident)} | {cost.cpu_seconds:.0f} s "
-            f"| {cost.seconds:.0f} s | {cost.load_before:.1f} | {cost.date} |\n"
+            f"| {cost.checkpoint} | {cost.precision} | {cost.preset} | {cost.method} "
+            f"| {_gigabytes(cost.checkpoint_bytes)} | {_gigabytes(cost.bundle_bytes)} "
+            f"| {_gigabytes(cost.peak_resident)} | {cost.cpu_seconds:.0f} s | {cost.seconds:.0f} s "
+            f"| {cost.load_before:.1f} | {cost.date} |\n"
             for cost in costs if cost.machine == described
         ]
     parts.append(

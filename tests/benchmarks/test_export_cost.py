@@ -28,6 +28,7 @@ COST = Cost(
 def test_a_case_is_a_precision_and_perhaps_a_preset() -> None:
     assert Case.parse("int4:fast") == Case("int4", "fast")
     assert Case.parse("int8") == Case("int8", "balanced")
+    assert Case.parse("int4:fast:round_to_nearest") == Case("int4", "fast", "round_to_nearest")
     with pytest.raises(RequestError, match="found ':fast'"):
         Case.parse(":fast")
 
@@ -73,7 +74,8 @@ def test_later_figures_replace_earlier_ones(tmp_path: Path) -> None:
 
 def test_the_table_shows_units_and_machines(tmp_path: Path) -> None:
     text = export_cost.table([COST, replace(COST, machine={**COST.machine, "processors": 4})])
-    assert text.count("| phi | int4 | fast | 7.70 GB | 2.40 GB | 0.90 GB | 380 s | 200 s | 1.2 | 2026-01-01 |") == 2
+    row = "| phi | int4 | fast | grid_search | 7.70 GB | 2.40 GB | 0.90 GB | 380 s | 200 s | 1.2 | 2026-01-01 |"
+    assert text.count(row) == 2
     assert "CPU, 2 processors, 8 GB of memory, Linux" in text
     assert "CPU, 4 processors" in text
 
