@@ -6,6 +6,7 @@
     tiny_reference("mini") → Phi3ForCausalLM, float32
     tiny_multimodal() → folder of a Phi4MultimodalForCausalLM with its two adapters
     tiny_multimodal_bundle(precision="fp32") → folder
+    demo_bundle → folder of the checkpoint that ships with the package
     tiny_multimodal_reference("vision") → the same model with that adapter merged, float32
 
 Everything is made once a run and read-only; the weights depend on the name alone. Names: see `SHAPES`.
@@ -22,6 +23,7 @@ import signal
 import warnings
 import zlib
 from collections.abc import Callable
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,17 @@ def tiny_multimodal_bundle(tiny_multimodal: Path, tmp_path_factory: pytest.TempP
         return made[precision]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the shipped checkpoint, which gives real answers to its own kinds of questions."""
+    from edgephi.export.pipeline import export
+
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    with as_file(files("edgephi.demo") / "checkpoint") as checkpoint:
+        export(checkpoint, folder, threads=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

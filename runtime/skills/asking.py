@@ -6,9 +6,9 @@ model may still be talked round, so results deserve the trust that their text do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 from ..errors import RequestError
 from ..grammar import Schema
@@ -45,7 +45,7 @@ class Session(Protocol):
     def encode(self, prompt: Sequence[Message], /) -> list[int]:
         """The token ids of a prompt."""
 
-    def stream(self, prompt: Sequence[Message], /, **options: object) -> Iterator[Piece]:
+    def stream(self, prompt: Sequence[Message], /, **options: Unpack[Options]) -> Iterator[Piece]:
         """The pieces of an answer."""
 
 
@@ -71,7 +71,7 @@ def nothing(told: object) -> None:
     """Show nothing."""
 
 
-def check_choice(name: str, given: object, allowed: Iterable[str]) -> None:
+def check_choice(name: str, given: object, allowed: Collection[str]) -> None:
     """Raises RequestError for a choice that there is not."""
     if given not in allowed:
         raise RequestError(f"{name} is {given!r:.60}; allowed are {', '.join(allowed)}")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import io
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
 
 from edgephi.benchmarks import load
 from edgephi.benchmarks.load_clients import Talk, Tally, stream_chunks
-from edgephi.export.pipeline import export
 
 
 def test_an_answer_of_another_client_is_wrong_and_a_cut_one_lost() -> None:
@@ -42,10 +40,8 @@ def test_later_turns_repeat_the_right_answers() -> None:
     assert [message["content"] for message in talk.messages(1)] == ["a?", "A", "b?"]
 
 
-def test_a_short_load_is_answered_right_and_ends_well(tmp_path: Path) -> None:
-    with as_file(files("edgephi.demo") / "checkpoint") as checkpoint:
-        export(checkpoint, tmp_path / "demo", threads=1)
-    found = load.measure(tmp_path / "demo", 6, 4.0, places=3, talks=4, threads=1, seed=1)
+def test_a_short_load_is_answered_right_and_ends_well(demo_bundle: Path, tmp_path: Path) -> None:
+    found = load.measure(demo_bundle, 6, 4.0, places=3, talks=4, threads=1, seed=1)
     assert found.mistakes == () and found.wrong == found.lost == 0
     assert found.right > 0 and found.left > 0 and found.refused > 0
     assert found.refused_without_advice == found.left_behind == 0

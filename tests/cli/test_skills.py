@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,6 @@ Program = Callable[..., Done]
 TEXT = "Sam has 3 apples. Ella has 5 pears.\n"
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from edgephi.export.pipeline import export
-
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    with as_file(files("edgephi.demo") / "checkpoint") as checkpoint:
-        export(checkpoint, folder, threads=1)
-    return folder
-
-
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
@@ -39,27 +28,27 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_they_print_what_the_functions_return(demo: Path, text: Path, program: Program) -> None:
-    with edgephi.load(demo, threads=1) as session:
+def test_they_print_what_the_functions_return(demo_bundle: Path, text: Path, program: Program) -> None:
+    with edgephi.load(demo_bundle, threads=1) as session:
         summary = summarize(session, TEXT, form="bullets").text
         other = rewrite(session, TEXT, tone="formal").text
         table = make_table(session, TEXT, columns=["who", "what"])
-    done = program("summarize", demo, text, "--form", "bullets", "-t", "1")
+    done = program("summarize", demo_bundle, text, "--form", "bullets", "-t", "1")
     assert done.code == 0 and done.out.strip() == summary
-    done = program("rewrite", demo, "--tone", "formal", "-t", "1", stdin=TEXT.encode())
+    done = program("rewrite", demo_bundle, "--tone", "formal", "-t", "1", stdin=TEXT.encode())
     assert done.code == 0 and done.out.strip() == other.strip()
-    done = program("table", demo, "-", "--columns", "who,what", "-o", "csv", "-t", "1", stdin=TEXT.encode())
+    done = program("table", demo_bundle, "-", "--columns", "who,what", "-o", "csv", "-t", "1", stdin=TEXT.encode())
     assert done.code == 0 and list(csv.reader(io.StringIO(done.out))) == [["who", "what"], *map(list, table.rows)]
-    done = program("table", demo, text, "--columns", "who,what", "-t", "1")
+    done = program("table", demo_bundle, text, "--columns", "who,what", "-t", "1")
     assert done.out == table.to_markdown()
 
 
-def test_one_bad_file_does_not_stop_the_rest(demo: Path, text: Path, tmp_path: Path, program: Program) -> None:
+def test_one_bad_file_does_not_stop_the_rest(demo_bundle: Path, text: Path, tmp_path: Path, program: Program) -> None:
     bad, empty, wide = tmp_path / "bad.txt", tmp_path / "empty.txt", tmp_path / "wide.txt"
     bad.write_bytes(b"\xff\xff\x00 no text")
     empty.write_text("")
     wide.write_text(TEXT, encoding="utf-16")
-    done = program("summarize", demo, bad, text, empty, wide, "--json", "-t", "1")
+    done = program("summarize", demo_bundle, bad, text, empty, wide, "--json", "-t", "1")
     assert done.code == 1
     told = [json.loads(line) for line in done.out.splitlines()]
     assert ["error" in each for each in told] == [True, False, True, False]
@@ -68,20 +57,20 @@ def test_one_bad_file_does_not_stop_the_rest(demo: Path, text: Path, tmp_path: P
     assert "2 of 4 texts failed" in done.err
 
 
-def test_results_can_be_files(demo: Path, text: Path, tmp_path: Path, program: Program) -> None:
-    done = program("table", demo, text, "--columns", "who", "-o", "csv", "-d", tmp_path / "out", "-t", "1")
+def test_results_can_be_files(demo_bundle: Path, text: Path, tmp_path: Path, program: Program) -> None:
+    done = program("table", demo_bundle, text, "--columns", "who", "-o", "csv", "-d", tmp_path / "out", "-t", "1")
     assert done.code == 0 and done.out == ""
     assert (tmp_path / "out" / "text.table.csv").read_text().splitlines()[0] == "who"
-    assert program("rewrite", demo, text, "--beside", "-t", "1").code == 0
-    again = program("rewrite", demo, text, "--beside", "-t", "1")
+    assert program("rewrite", demo_bundle, text, "--beside", "-t", "1").code == 0
+    again = program("rewrite", demo_bundle, text, "--beside", "-t", "1")
     assert again.code == 1 and "--overwrite" in again.err
     assert (tmp_path / "text.rewritten.txt").exists()
 
 
-def test_a_long_text_goes_through_a_small_context(demo: Path, tmp_path: Path, program: Program) -> None:
+def test_a_long_text_goes_through_a_small_context(demo_bundle: Path, tmp_path: Path, program: Program) -> None:
     long = tmp_path / "long.txt"
     long.write_text("".join(f"Sam has {number} apples.\n\n" for number in range(60)))
-    done = program("rewrite", demo, long, "-c", "512", "--json", "-t", "1")
+    done = program("rewrite", demo_bundle, long, "-c", "512", "--json", "-t", "1")
     told = json.loads(done.out)
     assert done.code == 0 and told["cost"]["answers"] > 1 and told["text"]
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +73,10 @@ def bundle(tiny_bundle: Callable[..., Path]) -> Path:
     return tiny_bundle("mini")
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the shipped checkpoint, which gives real answers to its own kinds of questions."""
-    from edgephi.export.pipeline import export
-
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    with as_file(files("edgephi.demo") / "checkpoint") as checkpoint:
-        export(checkpoint, folder, threads=1)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def both(demo: Path, tiny_multimodal_bundle: Callable[..., Path]) -> Iterator[Live]:
+def both(demo_bundle: Path, tiny_multimodal_bundle: Callable[..., Path]) -> Iterator[Live]:
     """A live server with the demo's bundle, and a tiny one of random weights that takes pictures and recordings."""
-    bundles = {"demo": demo, "media": tiny_multimodal_bundle()}
+    bundles = {"demo": demo_bundle, "media": tiny_multimodal_bundle()}
     limits = dataclasses.replace(QUICK, places=32, body_bytes=16 << 20)
     with serving(Settings(bundles, limits=limits, loading=Loading(threads=1, context=4096)), load_engine) as made:
         yield made

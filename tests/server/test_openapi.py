@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
+import jsonschema
 import pytest
 from starlette.routing import Route
 
@@ -36,7 +36,7 @@ TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameter
 def _valid(name: str, value: object) -> None:
     """Raises where `value` is not what the document says of `name`."""
     schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
-    jsonschema_rs.validator_for(schema).validate(value)
+    jsonschema.Draft202012Validator(schema).validate(value)
 
 
 def test_every_route_is_described_and_nothing_else(bundle: Path) -> None:
@@ -85,7 +85,7 @@ def test_answers_have_the_shapes_that_are_described(live: Live) -> None:
     _valid("Health", live.get("/health").json())
     _valid("Error", live.get("/v1/models/none").json())
     assert live.get("/openapi.json").json() == DOCUMENT
-    with pytest.raises(jsonschema_rs.ValidationError):
+    with pytest.raises(jsonschema.ValidationError):
         _valid("Chat", made | {"choices": []})
 
 

@@ -122,12 +122,12 @@ def _drop(page: Page, name: str, kind: str, content: bytes) -> None:
 
 
 @browser_needed
-def test_a_conversation_is_typed_and_its_streamed_answers_read(both: Live, demo: Path, open_page: Open) -> None:
+def test_a_conversation_is_typed_and_its_streamed_answers_read(both: Live, demo_bundle: Path, open_page: Open) -> None:
     first, second = (str(each.turns[-1]["content"]) for each in showcase.examples(5)[:2])
     page = open_page(both)
     assert page.locator("#model").input_value() == "demo"
     _greedy(page)
-    with edgephi.load(demo, threads=1, context=4096) as session:
+    with edgephi.load(demo_bundle, threads=1, context=4096) as session:
         turns: list[Any] = []
         for number, question in enumerate((first, second), 1):
             _ask(page, question)
