@@ -80,6 +80,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--stream-json", is_flag=True, help="Print one JSON object a line for each piece of the answer.")
 @click.option("--stats", is_flag=True, help="Say on stderr what the answer cost.")
 @click.option("--no-history", is_flag=True, help="Keep nothing of what is typed in a conversation.")
+@click.option("--prefix-cache", type=click.Path(path_type=Path), metavar="FOLDER", help="Keep what was read there.")
 def run(
     bundle: Path,
     words: tuple[str, ...],
@@ -93,10 +94,9 @@ def run(
     device: str,
     as_boxes: bool,
     raw: bool,
-    as_json: bool,
-    stream_json: bool,
-    stats: bool,
+    as_json: bool, stream_json: bool, stats: bool,
     no_history: bool,
+    prefix_cache: Path | None,
     **sampling: Any,
 ) -> None:
     """Ask BUNDLE for an answer to PROMPT; without one, start a conversation.
@@ -113,7 +113,7 @@ def run(
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
     if as_boxes and (text is None or len(images) != 1 or recordings or system or raw or as_json or stream_json):
         raise click.UsageError("--ground takes PROMPT and one --image, and prints JSON by itself")
-    with loaded(bundle, device, threads, context, mapped, allow_oversized) as session:
+    with loaded(bundle, device, threads, context, mapped, allow_oversized, prefix_cache) as session:
         if text is None:
             from .repl import Repl
 
@@ -143,14 +143,16 @@ def run(
 
 
 def loaded(
-    bundle: Path, device: str, threads: int | None, context: int | None, mapped: bool, allow_oversized: bool
+    bundle: Path, device: str, threads: int | None, context: int | None, mapped: bool, allow_oversized: bool,
+    prefix_cache: Path | None = None,
 ) -> Session:
     """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
         from ..loading import load
 
         return load(
-            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized
+            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized,
+            prefix_cache=prefix_cache,
         )
 
 
