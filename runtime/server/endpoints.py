@@ -223,4 +223,5 @@ def _client(request: Request, fields: Fields) -> str:
 def _headers(ignored: Sequence[str]) -> Mapping[str, str]:
     """Members of the request that changed nothing are named, so that nothing is ignored in silence."""
     names = ", ".join(name for name in ignored if name.isascii() and name.isprintable())
-    return {IGNORED_HEADER: names[:1000]} if names else {}
+    told = names[:1000].strip()  # a header's value neither begins nor ends with white space
+    return {IGNORED_HEADER: told} if told else {}

@@ -134,3 +134,9 @@ def test_limits_are_those_of_the_server() -> None:
     assert chat["tools"]["maxItems"] == MAXIMUM_TOOLS
     assert chat["top_logprobs"]["maximum"] == MAXIMUM_ALTERNATIVES
     assert raw["prompt"]["anyOf"][1]["maxItems"] == MAXIMUM_PROMPTS
+
+
+@pytest.mark.parametrize("name", ["", " ", "x ", "\n", "é", "a" * 5000, "y" * 999 + " z"])
+def test_no_name_of_a_member_spoils_the_header_that_names_it(live: Live, name: str) -> None:
+    for more in ({name: None}, {"first": None, name: None}):
+        assert live.post("/v1/completions", {"prompt": "x", "max_tokens": 1, **more}).status_code == 200
