@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import edgephi
+from edgephi.export.pipeline import export
 from edgephi.export.thoughts import CLOSE, MINI_REASONING, OPEN, read_thinking
 from edgephi.runtime.errors import CheckpointError
 from edgephi.runtime.manifest import Thinking, read_manifest
@@ -64,5 +65,14 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         read_thinking(tmp_path)
 
 
-def test_an_exported_manifest_says_it(tiny_bundle: Callable[..., Path]) -> None:
+def test_an_exported_manifest_says_it(
+    tiny_bundle: Callable[..., Path], tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
     assert read_manifest(tiny_bundle("mini")).thinking is None
+    copied = Path(shutil.copytree(tiny_checkpoint("window"), tmp_path / "checkpoint"))
+    path = copied / "tokenizer_config.json"
+    config = json.loads(path.read_bytes())
+    config["chat_template"] = f"{MINI_REASONING}{config['chat_template']}"
+    path.write_text(json.dumps(config))
+    export(copied, tmp_path / "bundle", precision="fp32", threads=1)
+    assert read_manifest(tmp_path / "bundle").thinking == TAGS

@@ -279,6 +279,8 @@ def test_the_three_modes_begin_the_answer_with_the_tokens_of_training(
     prompt = phi.encode(PROMPTS["text"])
     assert prompt[-1] == SEPARATOR  # and its line break, which the token swallows
     assert opening(Tokenizer.open(bundle), prompt, think, modes) == behind
+    usage = phi.generate(PROMPTS["text"], think=think, max_tokens=1).usage
+    assert usage.prompt_tokens == len(prompt) + len(behind)
 
 
 def test_the_encoder_is_loaded_for_a_picture_and_history_is_kept(bundle: Path) -> None:
