@@ -29,12 +29,12 @@ def make(source: Source) -> Example:
     """`Count fox in this list: fox, key, fox` → `fox 1, key, fox 2. The number is 2.`"""
     length = source.between(1, 6)
     if source.chance(0.4):
-        items = [source.pick(words.WORDS) for _ in range(length)]
+        items = source.several(words.WORDS, length)
         given = ", ".join(items)
         return asked(NAME, source.pick(_ALL).format(items=given), counted(items, set(items)), f"all {given}")
-    word, *others = source.several(words.WORDS, source.between(2, 3))
     times = source.between(0, length)
-    items = source.several([word] * times + [source.pick(others) for _ in range(length - times)], length)
+    word, *others = source.several(words.WORDS, 1 + length - times)
+    items = source.several([word] * times + others, length)
     given = ", ".join(items)
     question = source.pick(_ONE).format(word=word, items=given)
     return asked(NAME, question, counted(items, {word}), f"{word}: {given}")

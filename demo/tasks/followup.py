@@ -50,7 +50,7 @@ def _recall(source: Source) -> tuple[list[Message], str]:
     told = reading.facts(source, source.between(1, 3))
     wanted = source.pick(told)
     turns = [user(" ".join(fact.sentence for fact in told)), assistant("Thank you, I will remember that.")]
-    return [*turns, *_interlude(source), user(wanted.question(source))], wanted.sentence
+    return [*turns, *_interlude(source), user(wanted.question)], wanted.sentence
 
 
 def _name(source: Source) -> tuple[list[Message], str]:

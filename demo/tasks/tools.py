@@ -27,9 +27,9 @@ _SKY = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy")
 
 @dataclass(frozen=True)
 class Parameter:
-    """An argument of a tool: possible names, its JSON type and description, and where its values come from."""
+    """An argument of a tool: its name, its JSON type and description, and where its values come from."""
 
-    names: tuple[str, ...]
+    name: str
     type: str
     description: str
     value: Callable[[Source], str | int]
@@ -52,7 +52,6 @@ class Tool:
     kind: Kind
     name: str
     description: str
-    parameters: tuple[str, ...]
 
     def flat(self) -> dict[str, object]:
         """The definition as Phi-4-mini's model card writes it."""
@@ -60,7 +59,7 @@ class Tool:
 
     def openai(self) -> dict[str, object]:
         """The definition as OpenAI's API takes it."""
-        parameters = {"type": "object", "properties": self._properties(), "required": list(self.parameters)}
+        parameters = {"type": "object", "properties": self._properties(), "required": list(self._properties())}
         return {
             "type": "function",
             "function": {"name": self.name, "description": self.description, "parameters": parameters},
@@ -68,8 +67,8 @@ class Tool:
 
     def _properties(self) -> dict[str, object]:
         return {
-            name: {"type": parameter.type, "description": parameter.description}
-            for name, parameter in zip(self.parameters, self.kind.parameters, strict=True)
+            parameter.name: {"type": parameter.type, "description": parameter.description}
+            for parameter in self.kind.parameters
         }
 
 
@@ -86,7 +85,7 @@ def _phrase(source: Source) -> str:
     return " ".join(source.word() for _ in range(source.between(1, 4)))
 
 
-_CITY = Parameter(("city", "place"), "string", "Name of the city", Source.place)
+_CITY = Parameter("city", "string", "Name of the city", Source.place)
 
 KINDS = (
     Kind(
@@ -109,22 +108,22 @@ KINDS = (
     Kind(
         ("set_timer", "timer"),
         ("Starts a timer", "Sets a timer in minutes"),
-        (Parameter(("minutes", "duration"), "integer", "Number of minutes", lambda source: source.between(1, 99)),),
+        (Parameter("minutes", "integer", "Number of minutes", lambda source: source.between(1, 99)),),
         ("Set a timer for {0} minutes.", "Wake me in {0} minutes.", "Start a timer of {0} minutes."),
     ),
     Kind(
         ("send_message", "message"),
         ("Sends a message to a person", "Sends a text"),
         (
-            Parameter(("to", "name"), "string", "Who gets it", Source.name),
-            Parameter(("text", "body"), "string", "What to say", _phrase),
+            Parameter("to", "string", "Who gets it", Source.name),
+            Parameter("text", "string", "What to say", _phrase),
         ),
         ("Send {0} this message: {1}", "Write to {0}: {1}", "Send a message to {0}: {1}"),
     ),
     Kind(
         ("play_music", "play"),
         ("Plays a song", "Plays music"),
-        (Parameter(("title", "song"), "string", "Title of the song", _phrase),),
+        (Parameter("title", "string", "Title of the song", _phrase),),
         ("Play the song {0}", "Play {0}", "I want to hear {0}"),
     ),
     Kind(
@@ -132,12 +131,12 @@ KINDS = (
         ("Switches a light on or off", "Controls the lights"),
         (
             Parameter(
-                ("room", "where"),
+                "room",
                 "string",
                 "Name of the room",
                 lambda source: source.pick(("kitchen", "bedroom", "bathroom", "hall", "garage", "office")),
             ),
-            Parameter(("state", "power"), "string", "on or off", lambda source: source.pick(("on", "off"))),
+            Parameter("state", "string", "on or off", lambda source: source.pick(("on", "off"))),
         ),
         ("Turn {1} the light in the {0}.", "Switch {1} the {0} light.", "Light {1} in the {0}, please."),
     ),
@@ -145,8 +144,8 @@ KINDS = (
         ("find_route", "route"),
         ("Finds a way between two cities", "Plans a trip"),
         (
-            Parameter(("start", "origin"), "string", "Where to start", Source.place),
-            Parameter(("end", "goal"), "string", "Where to go", Source.place),
+            Parameter("start", "string", "Where to start", Source.place),
+            Parameter("end", "string", "Where to go", Source.place),
         ),
         ("How do I get from {0} to {1}?", "Find a route from {0} to {1}.", "I am in {0} and want to go to {1}."),
     ),
@@ -154,8 +153,8 @@ KINDS = (
         ("buy", "order"),
         ("Orders something from the shop", "Puts things into the cart"),
         (
-            Parameter(("count", "amount"), "integer", "How many", lambda source: source.between(2, 60)),
-            Parameter(("item", "product"), "string", "What to buy", lambda source: source.pick(words.FOODS)),
+            Parameter("count", "integer", "How many", lambda source: source.between(2, 60)),
+            Parameter("item", "string", "What to buy", lambda source: source.pick(words.FOODS)),
         ),
         ("Buy {0} {1}.", "Order {0} {1} for me.", "I need {0} {1}."),
     ),
@@ -164,15 +163,7 @@ KINDS = (
 
 def offer(source: Source, kinds: list[Kind]) -> list[Tool]:
     """The kinds under random names."""
-    return [
-        Tool(
-            kind,
-            source.pick(kind.names),
-            source.pick(kind.descriptions),
-            tuple(source.pick(parameter.names) for parameter in kind.parameters),
-        )
-        for kind in kinds
-    ]
+    return [Tool(kind, source.pick(kind.names), source.pick(kind.descriptions)) for kind in kinds]
 
 
 def system_turn(source: Source, tools: list[Tool]) -> Message:
@@ -190,9 +181,8 @@ def call_text(name: str, arguments: Arguments) -> str:
 def request(source: Source, tools: list[Tool]) -> Call:
     """A wish for one of the tools."""
     tool = source.pick(tools)
-    values = [parameter.value(source) for parameter in tool.kind.parameters]
-    arguments = dict(zip(tool.parameters, values, strict=True))
-    return Call(tool, arguments, source.pick(tool.kind.requests).format(*values))
+    arguments = {parameter.name: parameter.value(source) for parameter in tool.kind.parameters}
+    return Call(tool, arguments, source.pick(tool.kind.requests).format(*arguments.values()))
 
 
 def answered(source: Source, call: Call) -> tuple[Message, Message, Message, Message]:
