@@ -313,6 +313,7 @@ def test_settings_last_and_go_into_requests(start: Callable[..., Live], open_pag
     page.fill("#system", "Be brief.")
     page.fill("#temperature", "0.5")
     page.fill("#max-tokens", "7")
+    page.select_option("#thinking", "256")
     page.check("text=Dark")
     page.click("text=Done")
     page.reload()
@@ -321,7 +322,7 @@ def test_settings_last_and_go_into_requests(start: Callable[..., Live], open_pag
     _answered(page)
     messages, options = engine.asked[0]
     assert [message["content"] for message in messages] == ["Be brief.", "How are you?"]
-    assert options["temperature"] == 0.5 and options["max_tokens"] == 7
+    assert options["temperature"] == 0.5 and options["max_tokens"] == 7 and options["think_budget"] == 256
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
 
 
@@ -347,15 +348,18 @@ def test_keys_alone_are_enough(start: Callable[..., Live], open_page: Open) -> N
 
 @browser_needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_narrow_screen_in_both_schemes(start: Callable[..., Live], open_page: Open, scheme: Any) -> None:
+def test_it_fits_a_narrow_screen_in_both_schemes(
+    start: Callable[..., Live], bundle: Path, open_page: Open, scheme: Any
+) -> None:
     text = "word " * 60 + "averyverylongword" * 20 + "\n\n```\n" + "code " * 80 + "\n```\n"
-    page = open_page(
-        start(script(*spoken(text), last())), color_scheme=scheme, viewport={"width": 320, "height": 560}
-    )
+    live = start(script(*spoken(text), last()), bundles={"a-model-with-a-name-that-is-long": bundle})
+    page = open_page(live, color_scheme=scheme, viewport={"width": 320, "height": 560})
     _ask(page, "unbroken" * 40)
     _answered(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
-    assert page.evaluate("document.getElementById('scroll').scrollWidth") <= 320
+    for place in (".bar", "#scroll", ".composer", "#open-settings"):
+        assert page.evaluate(f"document.querySelector('{place}').getBoundingClientRect().right") <= 320, place
+        assert page.evaluate(f"document.querySelector('{place}').scrollWidth") <= 320, place
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, paper.removeprefix("rgb(").rstrip(")").split(",")))
     assert light > 600 if scheme == "light" else light < 150

@@ -1,10 +1,10 @@
 // The small settings panel: what it holds, and what of it goes into a request. Kept in this browser.
 
 const NAME = "edgephi-settings";
-const FIELDS = { system: "system", temperature: "temperature", maxTokens: "max-tokens" };
+const FIELDS = { system: "system", temperature: "temperature", maxTokens: "max-tokens", thinking: "thinking" };
 
 export class Settings {
-  #values = { system: "", temperature: "", maxTokens: "", theme: "", model: "" };
+  #values = { system: "", temperature: "", maxTokens: "", thinking: "", theme: "", model: "" };
 
   /** `dialog` is the panel of index.html. */
   constructor(dialog) {
@@ -42,10 +42,11 @@ export class Settings {
 
   /** Members of a request; what is left open is not sent, so that the server's own values hold. */
   get options() {
-    const { temperature, maxTokens } = this.#values;
+    const { temperature, maxTokens, thinking } = this.#values;
     return {
       ...(temperature === "" ? {} : { temperature: Number(temperature) }),
       ...(maxTokens === "" ? {} : { max_completion_tokens: Number(maxTokens) }),
+      ...(thinking === "" ? {} : { thinking_budget: Number(thinking) }),
     };
   }
 
