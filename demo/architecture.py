@@ -106,7 +106,7 @@ class MediaShape:
 
 MEDIA = MediaShape(
     vision_hidden=128, vision_intermediate=256, vision_layers=4, vision_heads=4,
-    speech_hidden=128, speech_intermediate=128, speech_blocks=3, speech_heads=4, channels=64, rank=16,
+    speech_hidden=128, speech_intermediate=128, speech_blocks=3, speech_heads=4, channels=32, rank=16,
 )  # fmt: skip
 IMAGE_ID, AUDIO_ID = token_id(IMAGE), token_id(AUDIO)
 ADAPTERS = ("vision", "speech")

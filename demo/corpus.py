@@ -37,7 +37,7 @@ class Clip:
 
 
 def load(path: Path, count: int, note: Callable[[str], None]) -> dict[str, list[Clip]]:
-    """`count` training clips of each task and, every question at least once, of ASKED: from the file, or made and written there."""
+    """`count` training clips of each task, and of ASKED every question at least once: from the file, or made now."""
     if not path.exists():
         note(f"making {count} recordings for each of {len(speech.TASKS) + 1} tasks; they are kept in {path}")
         _write(path, list(_make(count)))
