@@ -139,6 +139,7 @@ def _serve(settings: Settings, port: int, *, as_json: bool, quiet: bool) -> None
         click.echo(f"serving {', '.join(settings.bundles)} (Ctrl-C ends)", err=True)
         key = "your key" if settings.access.keys else "none"
         click.echo(f"OPENAI_BASE_URL={url} OPENAI_API_KEY={key!r}", err=True)
+        click.echo(f"chat page: {url.removesuffix('v1')}", err=True)
         if as_json:
             click.echo(json.dumps({"url": url, "models": list(settings.bundles)}))
 

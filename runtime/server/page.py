@@ -14,19 +14,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 INDEX = "/"
-_FOLDER = "static"
+_FOLDER = files(__package__) / "static"
 _TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-    "chat.js": "text/javascript; charset=utf-8",
-    "markdown.js": "text/javascript; charset=utf-8",
-    "media.js": "text/javascript; charset=utf-8",
-    "server.js": "text/javascript; charset=utf-8",
-    "settings.js": "text/javascript; charset=utf-8",
-    "view.js": "text/javascript; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
-PATHS = tuple(INDEX if name == "index.html" else f"/page/{name}" for name in _TYPES)
+_FILES = {INDEX if file.name == "index.html" else f"/page/{file.name}": file for file in _FOLDER.iterdir()}
+PATHS = tuple(_FILES)
 # Answers of a model are shown: were one ever taken for markup, it could still load nothing and run nothing.
 POLICY = "; ".join((
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "media-src data:",
@@ -46,10 +42,9 @@ _HEADERS = {
 
 def page_routes() -> list[Route]:
     """A route for every file, read once."""
-    folder = files(__package__) / _FOLDER
     return [
-        Route(path, _sender((folder / name).read_bytes(), kind), methods=["GET"])
-        for path, (name, kind) in zip(PATHS, _TYPES.items(), strict=True)
+        Route(path, _sender(file.read_bytes(), _TYPES[file.name.rpartition(".")[2]]), methods=["GET"])
+        for path, file in _FILES.items()
     ]
 
 

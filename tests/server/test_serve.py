@@ -78,6 +78,7 @@ def test_ctrl_c_ends_it_too(bundle: Path) -> None:
         assert process.returncode == 130
         assert "Traceback" not in errors
         assert f"OPENAI_BASE_URL={url}" in errors
+        assert f"chat page: {url.removesuffix('v1')}\n" in errors
 
 
 def test_a_key_is_asked_for_and_never_shown(bundle: Path) -> None:

@@ -1,12 +1,14 @@
 // The page: who said what, and what every button does. The server is server.js, the look of a conversation view.js.
 
 import { Recorder, fromFile, part } from "/page/media.js";
+import { Meter } from "/page/meter.js";
 import { Server } from "/page/server.js";
 import { Settings } from "/page/settings.js";
 import { AnswerView, attachmentChip, problem, userTurn } from "/page/view.js";
 
 const $ = (id) => document.getElementById(id);
 const PATIENCE = 700; // milliseconds without a word after which the page says what it waits for
+const AGAIN = 3000; // milliseconds between two tries to reach a server that is not there
 const NEAR = 90; // pixels from the end within which the page follows a growing answer
 const IDEAS = {
   image: ["What is in this picture?"],
@@ -34,8 +36,12 @@ async function connect() {
   try {
     models = await server.models();
   } catch (error) {
-    if (error.status === 401) askKey();
-    else showState("away", error.message);
+    if (error.status === 401) {
+      askKey();
+    } else {
+      showState("away", error.message);
+      setTimeout(connect, AGAIN);
+    }
     return;
   }
   const wanted = models.some(({ id }) => id === settings.model) ? settings.model : models[0].id;
@@ -226,51 +232,6 @@ function end(view) {
   $("announce").textContent = view.text ? "The answer is complete" : "";
   follow();
   refresh();
-}
-
-/** Counts one answer: what the user waited, and what the server measured. */
-class Meter {
-  finish = null;
-  #started = performance.now();
-  #first = null;
-  #pieces = 0;
-  #latest = 0;
-  #usage = null;
-  #measured = {};
-
-  get begun() {
-    return this.#first !== null;
-  }
-
-  get note() {
-    return this.finish === "length" ? "Cut: the longest answer or the end of the context was reached." : "";
-  }
-
-  count() {
-    this.#latest = performance.now();
-    this.#first ??= this.#latest;
-    this.#pieces += 1;
-  }
-
-  usage(usage, measured) {
-    this.#usage = usage;
-    this.#measured = measured;
-  }
-
-  /** Value, unit and explanation of everything that is known. */
-  figures() {
-    if (!this.begun) return [];
-    const spent = (this.#latest - this.#first) / 1000;
-    const rate = this.#measured.decode_rate ?? (spent > 0 ? (this.#pieces - 1) / spent : null);
-    const about = this.#usage ? "" : "≈ ";
-    const tokens = this.#usage?.completion_tokens ?? this.#pieces;
-    const told = [[`${about}${tokens}`, tokens === 1 ? "token" : "tokens", "Length of the answer"]];
-    if (rate !== null) told.push([`${about}${rate.toFixed(1)}`, "tokens/s", "Speed after the first token"]);
-    const first = (this.#first - this.#started) / 1000;
-    told.push([`${first.toFixed(2)} s`, "to first token", "From sending to the first word, waiting included"]);
-    if (this.#measured.device) told.push([this.#measured.device, "", "What computed the answer"]);
-    return told;
-  }
 }
 
 // ---- The composer
