@@ -5,6 +5,7 @@ Boundary: checks the folder and puts the parts of a session together; answers no
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import prepacked, providers
@@ -59,12 +60,23 @@ def load(
     if not allow_oversized:
         ready = prepared is not None and prepacked.find(manifest, TEXT, provider, prepared) is not None
         require_memory(manifest, context, available_memory(), mapped=ready)
+    chosen = threads or provider.default_threads()
+    with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
+        text = pool.submit(_open_text, folder, manifest)
+        model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared)
+    try:
+        tokenizer, reader = text.result()
+    except BaseException:
+        model.close()
+        raise
+    return Session(manifest, provider, chosen, tokenizer, reader, model)
+
+
+def _open_text(folder: Path, manifest: Manifest) -> tuple[Tokenizer, PromptReader]:
+    """Everything between text and ids."""
     tokenizer = Tokenizer.open(folder)
     template = ChatTemplate.open(folder, tokenizer.controls)
-    reader = PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
-    chosen = threads or provider.default_threads()
-    model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared)
-    return Session(manifest, provider, chosen, tokenizer, reader, model)
+    return tokenizer, PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
 
 
 def _provider(device: str, manifest: Manifest) -> Provider:

@@ -274,7 +274,10 @@ def _plain(spec: dict[str, Any], controls: frozenset[str]) -> tuple[dict[str, An
     model["vocab"] = {
         token: number for token, number in dict(model.get("vocab") or {}).items() if token not in unreachable
     }
-    model["merges"] = [pair for pair in model.get("merges") or () if _merged(pair) not in unreachable]
+    merges = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in model.get("merges") or ()]
+    # looked up as pairs: joining some 200,000 of them would take longer than all the rest
+    leading = {(token[:cut], token[cut:]) for token in unreachable for cut in range(len(token) + 1)}
+    model["merges"] = [pair for pair in merges if pair not in leading]
     first = {**spec, "model": model, "added_tokens": [], "truncation": None, "padding": None}
     # `first` puts a space before the first word of a prompt only: the rest needs a tokenizer that never does.
     scheme = copy.deepcopy(first.get("pre_tokenizer"))
@@ -284,10 +287,6 @@ def _plain(spec: dict[str, Any], controls: frozenset[str]) -> tuple[dict[str, An
             part["prepend_scheme"] = "never"
             changed = True
     return first, {**first, "pre_tokenizer": scheme} if changed else None
-
-
-def _merged(pair: str | Sequence[str]) -> str:
-    return pair.replace(" ", "", 1) if isinstance(pair, str) else "".join(pair)
 
 
 def _load(spec: dict[str, Any], name: str) -> tokenizers.Tokenizer:
@@ -313,9 +312,8 @@ def _built(spec: dict[str, Any]) -> tokenizers.Tokenizer:
     vocab, merges = model.pop("vocab"), model.pop("merges")
     shell = {**spec, "model": {"type": "BPE", "vocab": {}, "merges": []}}
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(shell))
-    pairs: Any = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in merges]
     settings = {name: model[name] for name in _BPE_SETTINGS if model.get(name) is not None}
-    tokenizer.model = models.BPE(vocab=vocab, merges=pairs, **settings)
+    tokenizer.model = models.BPE(vocab=vocab, merges=merges, **settings)
     return tokenizer
 
 
