@@ -24,6 +24,7 @@ from .peers.peer import WORKER
 SAMPLE_SECONDS = 0.05  # a rarer look at /proc than for exports: it takes time from what is measured
 FIRST = 64  # tokens of the prompt whose first token ends the start
 ORIGINAL_CONTEXT = 4096  # Phi-4-mini turns longer sequences with another rotary table
+_TEXT_SHARE = 0.95  # of a vocabulary; control tokens come behind
 _PLAN = re.compile(r"(\d+):(\d+)")
 _CHUNK = 16 << 20
 
@@ -82,26 +83,30 @@ class Run:
 
 
 def measure(
-    contenders: Sequence[Contender], stages: Sequence[Stage], threads: int, say: Callable[[str], None]
+    contenders: Sequence[Contender], stages: Sequence[Stage], threads: int, vocabulary: int,
+    say: Callable[[str], None],
 ) -> Iterator[Run]:
     """All rounds; every other one starts cold, the first among them. Raises RequestError when a contender fails."""
-    rounds, probe = max(stage.rounds for stage in stages), Probe(threads)
-    for number in range(rounds):
-        for contender in contenders:
+    tokens = int(_TEXT_SHARE * vocabulary)
+    rounds = max(stage.rounds for stage in stages)
+    with Probe(threads) as probe:
+        for number in range(rounds):
             plan = [(FIRST, 0), *((stage.length, stage.steps) for stage in stages if number < stage.rounds)]
-            run = _run(contender, number, plan, threads, probe, cold=number % 2 == 0)
-            say(_shown(run, rounds))
-            yield run
+            for contender in contenders:
+                run = _run(contender, number, plan, threads, tokens, probe, cold=number % 2 == 0)
+                say(_shown(run, rounds))
+                yield run
 
 
 def _run(
-    contender: Contender, number: int, plan: list[tuple[int, int]], threads: int, probe: Probe, *, cold: bool
+    contender: Contender, number: int, plan: list[tuple[int, int]], threads: int, tokens: int, probe: Probe, *,
+    cold: bool,
 ) -> Run:
     for path in sorted(contender.model.rglob("*")):
         if path.is_file():
             (_forget if cold else _remember)(path)
     arguments = {
-        "model": str(contender.model), "threads": threads, "stages": plan,
+        "model": str(contender.model), "threads": threads, "tokens": tokens, "stages": plan,
         "context": max(length + steps + 1 for length, steps in plan),
     }
     bandwidth = probe.measure().read_bytes

@@ -135,8 +135,8 @@ def _ratios(ours: str, theirs: Sequence[str], measured: Sequence[Figure]) -> lis
             if not own or not other:
                 cells.append("–")
                 continue
-            ratio = statistics.median(own) / statistics.median(other)
-            cells.append(f"{ratio if figure.higher else 1 / ratio:.2f}")
+            better, worse = (own, other) if figure.higher else (other, own)
+            cells.append(f"{statistics.median(better) / statistics.median(worse):.2f}")
         rows.append(f"| {figure.name} | " + " | ".join(cells) + " |")
     head = f"| `{ours}` is better by a factor of | " + " | ".join(f"`{name}`" for name in theirs) + " |"
     return [head, "|---|" + "---|" * len(theirs), *rows]

@@ -26,20 +26,27 @@ class Limits:
 
 
 class Probe:
-    """Measures the limits in some tenths of a second, as often as asked."""
+    """Measures the limits in some tenths of a second, as often as asked. A context manager."""
 
     def __init__(self, threads: int) -> None:
-        """Raises RequestError where no C compiler with OpenMP is."""
+        self._threads = threads
+
+    def __enter__(self) -> Probe:
+        """Compile the program. Raises RequestError where no C compiler with OpenMP is."""
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             raise RequestError("the limits of this machine are measured by a C program: install a C compiler")
-        self._threads = threads
         self._folder = tempfile.TemporaryDirectory(prefix="edgephi-limits-")
         self._program = Path(self._folder.name) / "limits"
         command = [compiler, "-O3", "-march=native", "-fopenmp", str(_SOURCE), "-o", str(self._program)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
+            self._folder.cleanup()
             raise RequestError(f"{_SOURCE} does not compile: {done.stderr.splitlines()[0] if done.stderr else command}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
 
     def measure(self) -> Limits:
         """The limits now."""

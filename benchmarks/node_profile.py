@@ -85,9 +85,8 @@ def measure(bundle: Path, cases: Sequence[Case], threads: int) -> list[Profile]:
     """Profile the text graph of a bundle. Raises BundleError for a folder that is none."""
     manifest = read_manifest(bundle)
     graph = bundle / manifest.graphs["text"].file
-    probe = Probe(threads)
     weights = _weights(graph)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Probe(threads) as probe:
         session = _session(graph, threads, Path(folder))
         binding = _bind(session, manifest, max(case.rows + case.past for case in cases))
         limits, spans = [], []

@@ -12,6 +12,7 @@ import click
 from edgephi.runtime.providers.cpu import default_threads
 
 from . import comparison, comparison_report, environments
+from .peers import layers
 
 QUICK_LAYERS = 8
 
@@ -57,7 +58,8 @@ def peers(
     if prepare:
         return
     runs = []
-    for run in comparison.measure(contenders, plan, threads, say):
+    vocabulary = layers.config(checkpoint)["vocab_size"]
+    for run in comparison.measure(contenders, plan, threads, vocabulary, say):
         runs.append(run)
         # after every run: an interruption loses one of them
         text = comparison_report.write(checkpoint.name, threads, contenders, runs, results, name)

@@ -21,9 +21,15 @@ _LAYER = re.compile(r"(?<=model\.layers\.)\d+(?=\.)")
 _CHUNK = 16 << 20
 
 
+def config(checkpoint: Path) -> dict[str, Any]:
+    """config.json."""
+    settings: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return settings
+
+
 def count(checkpoint: Path) -> int:
     """Layers of a checkpoint."""
-    layers: int = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    layers: int = config(checkpoint)["num_hidden_layers"]
     return layers
 
 
@@ -36,9 +42,8 @@ def take(checkpoint: Path | str, target: Path | str, first: int, layers: int) ->
     for path in checkpoint.iterdir():
         if path.is_file() and not path.name.startswith("model"):
             shutil.copyfile(path, partial / path.name)
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    config["num_hidden_layers"] = layers
-    (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    settings = config(checkpoint) | {"num_hidden_layers": layers}
+    (partial / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
     tensors = {}
     for shard in sorted(checkpoint.glob("model*.safetensors")):
         for name, (entry, offset) in _header(shard).items():

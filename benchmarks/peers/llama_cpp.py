@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import layers
 from .peer import Command, Conversion, Peer, call
 
 _BATCH = 512  # tokens a call, llama.cpp's own default
@@ -59,6 +60,7 @@ def _quantize(source: str, target: str, kind: str, threads: int) -> None:
 
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype, parameters.nthread = _TYPES[kind], threads
+    Path(target).parent.mkdir()
     status = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(parameters))
     if status:
         raise RuntimeError(f"llama_model_quantize ended with {status}")
@@ -69,10 +71,8 @@ def _write_gguf(checkpoint: str, target: str) -> None:
     import gguf
     import numpy as np
 
-    from .layers import bits as bits_of
-
     folder = Path(checkpoint)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = layers.config(folder)
     writer = gguf.GGUFWriter(target, "phi3", use_temp_file=False)
     _describe(writer, config)
     _write_vocabulary(writer, folder, config["vocab_size"])
@@ -81,7 +81,7 @@ def _write_gguf(checkpoint: str, target: str) -> None:
         factors = np.array((config["rope_scaling"] or {}).get(f"{name}_factor", [1.0] * (rotary // 2)), np.float32)
         writer.add_tensor(f"rope_factors_{name}.weight", factors)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.PHI3, config["num_hidden_layers"])
-    for name, bits in bits_of(folder):
+    for name, bits in layers.bits(folder):
         renamed = names.get_name(name, try_suffixes=(".weight",))
         if bits.ndim == 1:
             writer.add_tensor(renamed, (bits.astype(np.uint32) << 16).view(np.float32))

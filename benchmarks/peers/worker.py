@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "edgephi_peers"
-TEXT_TOKENS = 190_000  # ids below are text in every vocabulary that is compared: none of them ends an answer
 SEED = 0
 
 
-def measure(peer: Any, model: str, threads: int, context: int, started: float, stages: Sequence[Sequence[int]]) -> None:
-    """Load a model, let it answer prompts of random tokens, and print what was seen.
+def measure(
+    peer: Any, model: str, threads: int, context: int, tokens: int, started: float, stages: Sequence[Sequence[int]]
+) -> None:
+    """Load a model, let it answer prompts of random ids below `tokens`, and print what was seen.
 
     `stages`: (length of the prompt, tokens after the first); `started`: the monotonic clock of the machine when this
     process was made. `at` are seconds since then; memory is in bytes, its peak is that of the process so far.
@@ -29,9 +30,9 @@ def measure(peer: Any, model: str, threads: int, context: int, started: float, s
     engine = peer.open(Path(model), threads, context)
     report: dict[str, Any] = {"loaded": {"at": time.monotonic() - started, **memory()}, "stages": []}
     for length, steps in stages:
-        tokens = random.Random(SEED + length).choices(range(300, TEXT_TOKENS), k=length)
+        prompt = random.Random(SEED + length).choices(range(tokens), k=length)
         begun = time.monotonic() - started
-        seconds = engine.answer(tokens, steps)
+        seconds = engine.answer(prompt, steps)
         report["stages"].append({
             "length": length, "at": begun + seconds[0], "first": seconds[0], "steps": seconds[1:], **memory(),
         })
