@@ -26,6 +26,9 @@ _results = click.option(
 @click.command("speculation")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--demo", type=click.Path(path_type=Path), help="The bundle of `edgephi demo`, to be answered.")
+@click.option(
+    "--vocabulary", type=click.Path(path_type=Path), help="tokenizer.json that cuts the scripts; default: BUNDLE's own."
+)
 @click.option("--prompts", default=200, show_default=True, type=click.IntRange(min=1), help="Questions to the demo.")
 @click.option("--tokens", default=300, show_default=True, type=click.IntRange(50, 1000), help="Of a scripted answer.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
@@ -33,8 +36,8 @@ _results = click.option(
 @_processor_time
 @_results
 def measure_speculation(
-    bundle: Path, demo: Path | None, prompts: int, tokens: int, rounds: int, threads: int | None, processor_time: bool,
-    results: Path,
+    bundle: Path, demo: Path | None, vocabulary: Path | None, prompts: int, tokens: int, rounds: int,
+    threads: int | None, processor_time: bool, results: Path,
 ) -> None:
     """Decode with and without drafting: scripts on BUNDLE, whose weights may be random, and the demo's own answers."""
     count = threads or default_threads()
@@ -46,7 +49,8 @@ def measure_speculation(
     if demo is not None:
         found.append(speculation.measure_demo(demo, prompts, count, processor_time=processor_time, progress=progress))
     found.append(speculation.measure_scripted(
-        bundle, tokens, rounds, count, processor_time=processor_time, progress=progress
+        bundle, vocabulary or bundle / "tokenizer.json", tokens, rounds, count, processor_time=processor_time,
+        progress=progress,
     ))
     speculation.write(found, results)
     click.echo(speculation.table(found))

@@ -18,9 +18,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from edgephi.demo.tasks import TASKS, held_out
-from edgephi.runtime import draft, prefix_cache, providers
+from edgephi.runtime import prefix_cache, providers
 from edgephi.runtime.decode import Decoder
 from edgephi.runtime.draft import MAXIMUM_DRAFT, STEP_COST
 from edgephi.runtime.generation import Step, generate
@@ -30,7 +31,6 @@ from edgephi.runtime.loading import load
 from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.rotary import RotaryTables
 from edgephi.runtime.sampling import Choice, Sampler, Sampling
-from edgephi.runtime.tokens import Tokenizer
 
 from . import machine
 from .texts import PROSE
@@ -116,11 +116,16 @@ def measure_demo(bundle: Path, prompts: int, threads: int, *, processor_time: bo
 
 
 def measure_scripted(
-    bundle: Path, tokens: int, rounds: int, threads: int, *, processor_time: bool, progress: Progress
+    bundle: Path, vocabulary: Path, tokens: int, rounds: int, threads: int, *, processor_time: bool,
+    progress: Progress,
 ) -> Measured:
-    """Follow scripts of `tokens` tokens, `rounds` times with drafting and without in turn."""
+    """Follow scripts of `tokens` tokens, `rounds` times with drafting and without in turn.
+
+    `vocabulary`: the tokenizer.json that cuts texts into tokens. A bundle of random weights may have one that does not
+    know the words of its language, and letters repeat far more often than words.
+    """
     clock, interrupt = _clock(processor_time), Interrupt()
-    manifest, tokenizer = read_manifest(bundle), Tokenizer.open(bundle)
+    manifest, tokenizer = read_manifest(bundle), Tokenizer.from_file(str(vocabulary))
     graph = Graph(bundle / manifest.graphs["text"].file, providers.find(manifest.device), threads)
     tables = RotaryTables.open(bundle, manifest.text, None)
     decoder = Decoder(graph, manifest.text, tables, TokenInputs(graph))
@@ -159,8 +164,8 @@ def scripts(tokenizer: Tokenizer, vocabulary: int, tokens: int) -> dict[str, tup
     on. nothing to draft: tokens at random.
     """
     drawn = random.Random(SEED)
-    text = tokenizer.encode_text(PROSE)
-    code = tokenizer.encode_text(inspect.getsource(prefix_cache) + inspect.getsource(draft))
+    text = tokenizer.encode(PROSE, add_special_tokens=False).ids
+    code = tokenizer.encode(inspect.getsource(prefix_cache), add_special_tokens=False).ids
 
     def changed(ids: Sequence[int], every: int) -> list[int]:
         return [drawn.randrange(vocabulary) if drawn.random() < 1 / every else token for token in ids]
