@@ -27,6 +27,7 @@ from . import machine
 from .form_schemas import SCHEMAS
 
 LONGEST = 8192
+TEMPERATURES = (1.0, 1.5, 0.7, 1.0)
 PROMPT = "Give me an example."
 
 
@@ -69,8 +70,9 @@ class Cost:
 
 
 def validity(bundle: Path, generations: int, threads: int, progress: Callable[[str], None]) -> list[Validity]:
-    """Answers of `bundle` under each schema, each to another prompt: half of them drawn at temperature 1, a quarter at
-    1.5, a quarter greedy.
+    """Answers of `bundle` under each schema, each to another prompt and drawn at one of TEMPERATURES.
+
+    None is greedy: random weights then repeat themselves, and a number or text without a bound goes on to the limit.
     """
     with load(bundle, threads=threads) as session:
         found = []
@@ -86,7 +88,7 @@ def _judge(session: Session, bundle: str, name: str, schema: Any, generations: i
     judge = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
     valid = cut = tokens = forced = 0
     for seed in range(generations):
-        temperature = (1.0, 1.5, 1.0, 0.0)[seed % 4]
+        temperature = TEMPERATURES[seed % len(TEMPERATURES)]
         reply = session.generate(
             f"{PROMPT} {seed}", schema=schema, temperature=temperature, seed=seed, max_tokens=LONGEST
         )

@@ -65,6 +65,8 @@ class Constraints:
         limits = library.LLParserLimits(verbose_errors=False)
         matcher = library.LLMatcher(self._names, grammar.text, log_level=0, limits=limits)
         _require_sound(matcher, grammar.about)
+        first = GrammarConstraint(matcher.deep_copy(), grammar.about, self._ends, self._vocabulary)
+        first.allowed()  # raises where nothing fits
         return matcher
 
     @functools.cached_property
