@@ -18,6 +18,7 @@ from . import (
     encoder_error,
     export_cost,
     form_verbs,
+    installed_size,
     latency_verb,
     load,
     media_latency,
@@ -147,6 +148,15 @@ def profile_nodes(bundle: Path, cases: tuple[str, ...], name: str, threads: int 
     profiles = node_profile.measure(bundle, [node_profile.Case.parse(case) for case in cases], threads)
     node_profile.write(bundle.name, threads, profiles, results, name)
     click.echo(node_profile.table(bundle.name, threads, profiles))
+
+
+@cli.command("installed-size")
+@results_option
+def measure_installed_size(results: Path) -> None:
+    """Measure what an installation for inference takes: bytes of every package, processor time of a start."""
+    packages, starts = installed_size.packages(), installed_size.starts()
+    installed_size.write(packages, starts, results)
+    click.echo(installed_size.table(packages, starts))
 
 
 cli.add_command(peers_verb.peers)
