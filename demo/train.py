@@ -56,7 +56,7 @@ class Settings:
     default=None,
     help="File to resume from; default: OUTPUT with the suffix .state.",
 )
-@click.option("--steps", default=26000, show_default=True, help="Optimizer steps in all.")
+@click.option("--steps", default=20000, show_default=True, help="Optimizer steps in all.")
 @click.option(
     "--every",
     default=400,
