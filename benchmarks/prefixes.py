@@ -107,7 +107,7 @@ def _repeat(bundle: Path, kind: str, prompts: Sequence[Prompt], threads: int, cl
         with load(bundle, threads=threads, prefix_cache=PrefixCache(folder=folder)) as session:
             session.generate(prompts[2], max_tokens=1)
         taken = sum(path.stat().st_size for path in Path(folder).iterdir())
-        seconds = []
+        seconds: list[float] = []
         for prompt, forget in ((prompts[3], False), (prompts[4], True)):
             with load(bundle, threads=threads, prefix_cache=PrefixCache(folder=folder)) as session:
                 session.generate(other, max_tokens=2)
@@ -115,8 +115,10 @@ def _repeat(bundle: Path, kind: str, prompts: Sequence[Prompt], threads: int, cl
                     _forget(Path(folder))
                 took, usage = _first_token(session, prompt, clock)
                 seconds.append(took)
+    restarted, dropped = seconds
     return Repeated(
-        kind, usage.prompt_tokens, usage.cached_tokens, first, interrupted, copied, other_alone, *seconds, taken
+        kind, usage.prompt_tokens, usage.cached_tokens, first, interrupted, copied, other_alone, restarted, dropped,
+        taken,
     )
 
 

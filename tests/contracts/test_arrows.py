@@ -53,6 +53,9 @@ INSIDE = {
     "runtime.media": ("runtime.errors",),
     "runtime.image": ("runtime.errors", "runtime.media", "runtime.image"),
     "runtime.audio": ("runtime.errors", "runtime.media", "runtime.audio"),
+    "runtime.array_files": ("runtime.errors",),
+    "runtime.array_store": ("runtime.array_files",),
+    "runtime.draft": (),
     "runtime.graphs": ("runtime.errors", "runtime.manifest", "runtime.providers"),
 }
 NEVER_IN_DECODE = ("runtime.tokens", "runtime.chat", "runtime.stops", "runtime.session", "runtime.cli")

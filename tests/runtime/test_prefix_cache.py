@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from edgephi.runtime.cache import Position
 from edgephi.runtime.decode import Decoder
 from edgephi.runtime.graphs import Graph, Interrupt, Interrupted
 from edgephi.runtime.inputs import MediaRow, TokenInputs, identity
-from edgephi.runtime.manifest import Manifest, read_manifest
+from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.prefix_cache import BLOCK, Prefixes, find
 from edgephi.runtime.providers import find as find_device
 from edgephi.runtime.rotary import RotaryTables
@@ -37,25 +38,17 @@ def folder(tiny_bundle: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def manifest(folder: Path) -> Manifest:
-    return read_manifest(folder)
+def make(folder: Path) -> Iterator[Callable[..., Decoder]]:
+    """(cache, context=None) → decoder over one graph."""
+    manifest = read_manifest(folder)
+    with closing(Graph(folder / manifest.graphs["text"].file, find_device("cpu"), 2)) as graph:
 
+        def decoder(cache: PrefixCache | None = None, context: int | None = None) -> Decoder:
+            tables = RotaryTables.open(folder, manifest.text, context)
+            prefixes = None if cache is None else Prefixes(cache, manifest, "cpu")
+            return Decoder(graph, manifest.text, tables, TokenInputs(graph), 64, prefixes)
 
-@pytest.fixture(scope="module")
-def graph(folder: Path, manifest: Manifest) -> Iterator[Graph]:
-    loaded = Graph(folder / manifest.graphs["text"].file, find_device("cpu"), 2)
-    yield loaded
-    loaded.close()
-
-
-@pytest.fixture
-def make(graph: Graph, folder: Path, manifest: Manifest) -> Callable[..., Decoder]:
-    def decoder(cache: PrefixCache | None = None, context: int | None = None) -> Decoder:
-        tables = RotaryTables.open(folder, manifest.text, context)
-        prefixes = None if cache is None else Prefixes(cache, manifest, "cpu")
-        return Decoder(graph, manifest.text, tables, TokenInputs(graph), 64, prefixes)
-
-    return decoder
+        yield decoder
 
 
 def _assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
