@@ -120,9 +120,10 @@ class BatchEncoder:
         for number, (row, answer) in enumerate(encoded):
             ids[number, : len(row)] = torch.tensor(row)
             labels[number, len(row) - answer - 1 : len(row) - 1] = torch.tensor(row[-answer:])
-        pictures = self._pictures(rows, grid) if grid is not None else (None, None, None)
-        sounds = _sounds([row.clip for row in rows if row.clip is not None], disturbed)
-        return MediaBatch(tuple(row.task for row in rows), ids, labels, grid, *pictures, *sounds)
+        pixels, mask, marks = self._pictures(rows, grid) if grid is not None else (None, None, None)
+        frames, lengths, said = _sounds([row.clip for row in rows if row.clip is not None], disturbed)
+        tasks = tuple(row.task for row in rows)
+        return MediaBatch(tasks, ids, labels, grid, pixels, mask, marks, frames, lengths, said)
 
     def _ids(self, row: Asked, grid: CropGrid | None) -> tuple[list[int], int]:
         """Ids of the whole conversation, and how many of them are the answer."""
@@ -186,7 +187,7 @@ def _sounds(
 def disturb(features: NDArray[np.float32], source: Source) -> NDArray[np.float32]:
     """Louder or quieter, with more noise, and with a few neighbouring mel bins left out."""
     louder = np.maximum(features + source.between(-20, 10) / 10, 0)
-    noisy = np.logaddexp(louder, source.between(0, 100) / 10).astype(np.float32)
+    noisy: NDArray[np.float32] = np.logaddexp(louder, source.between(0, 100) / 10).astype(np.float32)
     first = source.below(noisy.shape[1])
     noisy[:, first : first + source.between(0, 8)] = 0
     return noisy

@@ -36,12 +36,13 @@ def write(
     for adapter in architecture.ADAPTERS:
         path = folder / f"{adapter}-lora"
         path.mkdir(exist_ok=True)
-        factors = {}
+        factors: dict[str, torch.Tensor] = {}
         for name, layer in model.adapted().items():
             stem = f"base_model.model.model.layers.{name}.lora_"
-            factors[f"{stem}A.weight"], factors[f"{stem}B.weight"] = (
-                side[adapter].weight for side in (layer.down, layer.up)
-            )
+            factors |= {
+                f"{stem}{factor}.weight": side.get_parameter(f"{adapter}.weight")
+                for factor, side in (("A", layer.down), ("B", layer.up))
+            }
         _save(factors, path / "adapter_model.safetensors")
         _write_json(path / "adapter_config.json", architecture.adapter_config(media))
     _write_json(folder / "config.json", architecture.media_config(shape, media))

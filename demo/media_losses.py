@@ -62,7 +62,8 @@ def picture_features(model: MediaModel, pixels: torch.Tensor, mask: torch.Tensor
     images, crops = pixels.shape[:2]
     if crops == 2 and bool(mask.all()):
         return model.patches(pixels[:, 1], mask[:, 1])[:, None].expand(-1, 2, -1, -1)
-    return model.patches(pixels.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (images, crops))
+    features = model.patches(pixels.flatten(0, 1), mask.flatten(0, 1))
+    return features.reshape(images, crops, *features.shape[1:])
 
 
 def normalize(model: MediaModel, clips: Mapping[str, Sequence[Clip]]) -> None:

@@ -193,10 +193,11 @@ def trainable(model: MediaModel, parts: Iterable[str]) -> list[tuple[str, nn.Par
 
 def _strided(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """The layer's output; on a CPU a depthwise one takes five times as long in bfloat16 or with its channels first."""
-    if layer.groups == 1:
-        return layer(x)
-    with torch.autocast("cpu", enabled=False):
-        return layer(x.float().contiguous(memory_format=torch.channels_last))
+    if layer.groups > 1:
+        x = x.float().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=layer.groups == 1 and torch.is_autocast_enabled("cpu")):
+        y: torch.Tensor = layer(x)
+    return y
 
 
 def _settings(shape: architecture.Shape, media: architecture.MediaShape) -> dict[str, Any]:

@@ -227,7 +227,8 @@ class Run:
     def _make_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """Muon for matrices of encoders and projectors, AdamW for the adapters and everything that is no matrix."""
         tables = ("embedding.", "bias_values")
-        matrices, others = [], []
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
         for name, weight in self._trained:
             matrix = weight.ndim == 2 and "embed_tokens_extend" in name and not any(table in name for table in tables)
             (matrices if matrix else others).append(weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from . import images
 from .example import Example
@@ -33,10 +34,10 @@ def make(source: Source) -> Example:
     """A picture of two circles and a recording of `how many circles are there` → `2`."""
     shown = images.TASKS[source.pick(PICTURES)](source)
     (turn,) = shown.turns
-    picture, question = turn["content"]  # type: ignore[misc]
+    content: Any = turn["content"]
+    picture, question = content
     said = spoken(question["text"])
-    content = [picture, {"type": "audio", "audio": say(said, manner(source))}]
-    turns = ({"role": "user", "content": content},)
+    turns = ({"role": "user", "content": [picture, {"type": "audio", "audio": say(said, manner(source))}]},)
     return Example(NAME, turns, shown.answer, shown.content, shown.marks, tuple(said.split()))
 
 
