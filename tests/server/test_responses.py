@@ -92,7 +92,9 @@ def test_a_result_goes_with_its_call(start: Callable[..., Live]) -> None:
     ]}, tools=[TOOL])
     prompt, _ = engine.asked[0]
     assert [message["role"] for message in prompt] == ["user", "assistant", "tool"]
-    assert prompt[1]["content"] == 'Let me see.\nfunctools[{"name": "weather", "arguments": {"city": "Oslo"}}]'
+    assert prompt[1]["content"] == "Let me see."
+    (call,) = prompt[1]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "Oslo"}'}
     assert prompt[2]["content"] == "rain"
 
 

@@ -174,7 +174,7 @@ def test_options_reach_the_session_as_they_were_given(start: Start) -> None:
     assert [tool["function"]["name"] for tool in options["tools"]] == ["weather"]
 
 
-def test_calls_of_earlier_answers_are_written_where_the_template_does_not_read_them(start: Start) -> None:
+def test_calls_of_earlier_answers_go_to_the_session_with_their_results(start: Start) -> None:
     engine = script(last())
     call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
     turns = [
@@ -184,5 +184,5 @@ def test_calls_of_earlier_answers_are_written_where_the_template_does_not_read_t
     ]
     start(engine).client().chat.completions.create(**ASKED | {"messages": turns})
     prompt, _ = engine.asked[0]
-    assert prompt[1]["content"] == 'functools[{"name": "weather", "arguments": {"city": "Oslo"}}]'
+    assert prompt[1]["tool_calls"] == [call]
     assert prompt[2]["content"] == "rain"
