@@ -197,9 +197,9 @@ def _rate(value: float) -> str:
 
 
 def _answer(fields: dict[str, Any]) -> Answer:
-    moments = {name: Moment(**fields.pop(name)) for name in ("load", "first_token", "decode")}
-    memory = {name: Resident(**fields.pop(name)) for name in ("loaded", "answered")}
-    return Answer(graphs=tuple(fields.pop("graphs")), **fields, **moments, **memory)
+    moments = {name: Moment(**fields[name]) for name in ("load", "first_token", "decode")}
+    memory = {name: Resident(**fields[name]) for name in ("loaded", "answered")}
+    return Answer(**fields | moments | memory | {"graphs": tuple(fields["graphs"])})
 
 
 def _read(path: Path) -> list[Cost]:
