@@ -18,6 +18,7 @@ from . import (
     encoder_error,
     export_cost,
     form_verbs,
+    fuzz,
     installed_size,
     latency_verb,
     load,
@@ -188,6 +189,21 @@ def measure_load(
     click.echo(load.table(measured))
     if measured.mistakes:
         raise RequestError(f"{len(measured.mistakes)} answers were wrong or lost: see {results / load.RESULTS_NAME}")
+
+
+@cli.command("fuzz")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--examples", default=400, show_default=True, type=click.IntRange(min=1), help="For each operation.")
+@click.option("--seed", default=2026, show_default=True, help="Other requests.")
+@threads_option
+@results_option
+def measure_fuzz(bundle: Path, examples: int, seed: int, threads: int | None, results: Path) -> None:
+    """Send a server of BUNDLE whatever schemathesis makes of its OpenAPI document (extra `test`)."""
+    found = fuzz.measure(bundle, examples, seed, threads)
+    fuzz.write(found, results)
+    click.echo(f"{found.generated} requests, {found.generated - found.passed} failed")
+    if found.exit_code:
+        raise RequestError(f"schemathesis found something: see {results / fuzz.RESULTS_NAME}")
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def measure(
     load_before = os.getloadavg()[0]
     known = expected_talks(bundle, talks, threads, seed)
     tally, samples = Tally(), list[Sample]()
-    with _serving(bundle, places, threads) as (process, port):
+    with serving(bundle, threads, "--max-queue", str(places), "--cache-ram", str(CACHE_MIB)) as (process, port):
         crowd = [Client(number, port, MODEL, known, tally, seed) for number in range(clients)]
         for client in crowd:
             client.start()
@@ -154,11 +154,11 @@ def measure(
 
 
 @contextmanager
-def _serving(bundle: Path, places: int, threads: int | None) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serving(bundle: Path, threads: int | None, *further: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server of `bundle` as MODEL, and its port; `further` options of the verb. Raises RequestError."""
     command = [
         sys.executable, "-m", "edgephi", "serve", f"{MODEL}={bundle}", "--port", "0", "--json", "--quiet", "--preload",
-        "--max-queue", str(places), "--cache-ram", str(CACHE_MIB),
-        *(() if threads is None else ("--threads", str(threads))),
+        *further, *(() if threads is None else ("--threads", str(threads))),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
