@@ -192,3 +192,79 @@ def test_the_smallest_values_leave_a_token_to_choose(temperature: float, further
         assert chosen == int(logits.argmax())
     else:
         assert 0 <= chosen < len(logits)
+
+
+@given(
+    presence=st.floats(-2, 2), frequency=st.floats(-2, 2), said=st.lists(st.integers(0, 5), max_size=12),
+    seed=st.integers(0, 9),
+)
+def test_presence_and_frequency_penalties_are_openai_s(
+    presence: float, frequency: float, said: list[int], seed: int
+) -> None:
+    sampler = Sampler(Sampling(presence_penalty=presence, frequency_penalty=frequency), [0, 1, 2])
+    for token_id in said:  # greedy, so this is what it says; the prompt does not count
+        row = np.full(VOCABULARY, -1e9, np.float32)
+        row[token_id] = 1e9
+        assert sampler.choose(row).token_id == token_id
+    logits = _logits(seed)
+    expected = [
+        value - said.count(token_id) * frequency - (said.count(token_id) > 0) * presence
+        for token_id, value in enumerate(logits.astype(np.float64))
+    ]
+    chosen = sampler.choose(logits).token_id
+    assert expected[chosen] >= max(expected) - 1e-4  # float32
+
+
+def test_alternatives_are_the_likeliest_under_the_model_itself() -> None:
+    logits = _logits(3)
+    sampling = Sampling(temperature=2.0, top_k=1, seed=0, frequency_penalty=2.0)
+    choice = Sampler(sampling, alternatives=5, never=[int(logits.argmax())]).choose(logits)
+    theirs = torch.log_softmax(torch.tensor(logits).double(), 0)
+    values, ids = theirs.topk(5)
+    assert [number for number, _ in choice.alternatives] == ids.tolist()
+    assert [logprob for _, logprob in choice.alternatives] == pytest.approx(values.tolist(), abs=1e-5)
+    assert choice.logprob == pytest.approx(float(theirs[choice.token_id]), abs=1e-5)
+
+
+class _Even:
+    """A constraint: even ids alone, and 8 behind 6."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    @property
+    def forced(self) -> Sequence[int]:
+        return (8,) if self.taken[-1:] == [6] else ()
+
+    def allowed(self) -> np.ndarray:
+        return np.arange(VOCABULARY) % 2 == 0
+
+    def accept(self, token_id: int) -> None:
+        self.taken.append(token_id)
+
+    def possible(self, guess: Sequence[int]) -> int:
+        return next((place for place, token_id in enumerate(guess) if token_id % 2), len(guess))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 50.0])
+def test_a_constraint_decides_what_is_left_to_choose_from(temperature: float) -> None:
+    constraint = _Even()
+    sampler = Sampler(Sampling(temperature=temperature, top_k=3, top_p=0.9, seed=1), constraint=constraint)
+    chosen = [sampler.choose(_logits(seed)).token_id for seed in range(60)]
+    assert all(token_id % 2 == 0 for token_id in chosen) and constraint.taken == chosen
+    row = np.zeros(VOCABULARY, np.float32)
+    row[[6, 7]] = 5000, 6000
+    assert [sampler.choose(row).token_id, sampler.choose(row).token_id] == [6, 8]
+    assert list(sampler.possible([2, 4, 5, 6])) == [2, 4]
+
+
+def test_what_a_constraint_leaves_is_drawn_as_transformers_would_draw_it() -> None:
+    """The distribution over the allowed tokens is the one of logits where all others are minus infinity."""
+    logits, sampling = _logits(8), Sampling(temperature=0.7, top_k=20, top_p=0.8, min_p=0.01)
+    ids, weights = Sampler(sampling, constraint=_Even()).distribution(logits)
+    masked = logits.copy()
+    masked[1::2] = -np.inf
+    expected = _theirs(masked, sampling, [0])
+    ours = np.zeros(VOCABULARY)
+    ours[ids] = weights / weights.sum()
+    assert np.abs(ours - expected).max() < 1e-6
