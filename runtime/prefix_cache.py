@@ -58,10 +58,12 @@ class PrefixCache:
         self._lock = threading.Lock()
         self._users: weakref.WeakSet[Prefixes] = weakref.WeakSet()
 
-    @property
-    def shared(self) -> bool:
-        """Whether somebody else could use what one session keeps."""
-        return self.blocks.persistent or len(self._users) > 1
+    def shared(self, user: Prefixes) -> bool:
+        """Whether somebody else could use what `user` keeps."""
+        with self._lock:
+            return self.blocks.persistent or any(
+                other is not user and other.bundle == user.bundle for other in self._users
+            )
 
     def join(self, user: Prefixes) -> None:
         """Count a user."""
@@ -85,7 +87,7 @@ class Prefixes:
     def __init__(self, cache: PrefixCache, manifest: Manifest, device: str) -> None:
         self._cache = cache
         files = sorted((name, file.sha256) for name, file in manifest.files.items())
-        self._bundle = hashlib.sha256(repr((RUNTIME, device, files)).encode()).digest()
+        self.bundle = hashlib.sha256(repr((RUNTIME, device, files)).encode()).digest()
         cache.join(self)
 
     def rows(self, content: str) -> np.ndarray | None:
@@ -107,7 +109,7 @@ class Prefixes:
 
     def share(self, live: KeyValueCache) -> None:
         """Keep the sequence in `live` where somebody else could use it."""
-        if self._cache.shared and len(live) - live.kept >= BLOCK:
+        if len(live) - live.kept >= BLOCK and self._cache.shared(self):
             self._publish(live)
 
     def fetch(self, live: KeyValueCache, sequence: Sequence[Position], interrupt: Interrupt) -> None:
@@ -149,13 +151,13 @@ class Prefixes:
 
     def _keys(self, live: KeyValueCache, sequence: Sequence[Position]) -> Iterator[bytes]:
         """The key of each whole block of `sequence`."""
-        key = hashlib.sha256(self._bundle + repr((live.shape, live.regime, BLOCK)).encode()).digest()
+        key = hashlib.sha256(self.bundle + repr((live.shape, live.regime, BLOCK)).encode()).digest()
         for end in range(BLOCK, len(sequence) + 1, BLOCK):
             key = hashlib.sha256(key + identity(sequence[end - BLOCK : end])).digest()
             yield key
 
     def _rows_key(self, content: str) -> bytes:
-        return hashlib.sha256(self._bundle + b"rows" + content.encode()).digest()
+        return hashlib.sha256(self.bundle + b"rows" + content.encode()).digest()
 
 
 _open: dict[Path | None, PrefixCache] = {}

@@ -19,7 +19,7 @@ from edgephi.runtime.cache import Position
 from edgephi.runtime.decode import Decoder
 from edgephi.runtime.graphs import Graph, Interrupt, Interrupted
 from edgephi.runtime.inputs import MediaRow, TokenInputs, identity
-from edgephi.runtime.manifest import read_manifest
+from edgephi.runtime.manifest import Manifest, read_manifest
 from edgephi.runtime.prefix_cache import BLOCK, Prefixes, find
 from edgephi.runtime.providers import find as find_device
 from edgephi.runtime.rotary import RotaryTables
@@ -38,9 +38,13 @@ def folder(tiny_bundle: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make(folder: Path) -> Iterator[Callable[..., Decoder]]:
+def manifest(folder: Path) -> Manifest:
+    return read_manifest(folder)
+
+
+@pytest.fixture(scope="module")
+def make(folder: Path, manifest: Manifest) -> Iterator[Callable[..., Decoder]]:
     """(cache, context=None) → decoder over one graph."""
-    manifest = read_manifest(folder)
     with closing(Graph(folder / manifest.graphs["text"].file, find_device("cpu"), 2)) as graph:
 
         def decoder(cache: PrefixCache | None = None, context: int | None = None) -> Decoder:
@@ -168,6 +172,16 @@ def test_nothing_of_another_bundle_is_found(
             assert other.generate(prompt, max_tokens=1).usage.cached_tokens == 0
         with edgephi.load(folder, threads=2, prefix_cache=cache) as same:
             assert same.generate(prompt, max_tokens=1).usage.cached_tokens == 192
+
+
+def test_nothing_is_copied_for_sessions_of_another_bundle(make: Callable[..., Decoder], manifest: Manifest) -> None:
+    cache, go = PrefixCache(), Interrupt()
+    decoder, _other = make(cache), Prefixes(cache, manifest, "another device")
+    decoder.advance(_ids(1, 200), go)
+    assert cache.blocks.size == 0
+    _same = Prefixes(cache, manifest, "cpu")
+    decoder.advance(_ids(1, 300), go)
+    assert cache.blocks.size == 4 * BLOCK * decoder.cache.shape.bytes_per_position
 
 
 def test_sessions_at_work_at_the_same_time_say_what_each_says_alone(folder: Path) -> None:
