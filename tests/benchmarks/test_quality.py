@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgephi.benchmarks import quality
+from edgephi.benchmarks import quality, quality_plot
+from edgephi.benchmarks.quality_reference import word_error_rate
 from edgephi.demo.tasks import TASKS
 
 
@@ -76,7 +77,25 @@ def test_a_float32_bundle_computes_what_the_reference_does(measured: quality.Mea
     assert exact.divergence.maximum < 1e-6
     assert exact.divergence.agreement == 1.0
     assert rounded.divergence.mean > 100 * exact.divergence.mean
+    assert reference.perplexity is not None and exact.perplexity is not None and rounded.perplexity is not None
+    # the error of a perplexity is that of the logits, about 1e-5
+    assert exact.perplexity == pytest.approx(reference.perplexity, rel=1e-4) != rounded.perplexity
     assert rounded.nbytes < 0.7 * reference.nbytes < reference.nbytes < exact.nbytes
+
+
+@pytest.mark.parametrize(("truth", "found", "edits"), [
+    ("the fox eats", "the fox eats", 0), ("the fox eats", "a fox", 2), ("fox", "the fox fox", 2), ("fox", "", 1),
+    ("a b c d", "b c d e", 2),
+])
+def test_word_errors_are_the_fewest_edits(truth: str, found: str, edits: int) -> None:
+    assert word_error_rate([(truth, found)]) == edits / len(truth.split())
+    assert word_error_rate([(truth, found), ("one two", "one two")]) == edits / (len(truth.split()) + 2)
+
+
+def test_the_plot_has_a_point_for_every_bundle(measured: quality.Measured, tmp_path: Path) -> None:
+    path = quality_plot.write(measured, tmp_path)
+    drawn = path.read_text(encoding="utf-8")
+    assert all(f"<!-- {column.name} -->" in drawn for column in measured.qualities)
 
 
 def test_results_are_written_as_measured(measured: quality.Measured, tmp_path: Path) -> None:
