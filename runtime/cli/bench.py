@@ -1,7 +1,7 @@
 """The verb `edgephi bench`: how fast a bundle reads and writes on this machine.
 
 Boundary: measures through the public session and compares with nothing; other programs are measured by benchmarks/.
-The names follow llama-bench, which users know: pp512 reads a prompt of 512 tokens, tg128 writes 128.
+The names follow llama-bench, which users know: pp512 reads a prompt of 512 tokens, tg64 writes 64.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ..usage import Usage
 
 SEED = 0
+COMPARISON = (
+    "(onnxruntime-genai, llama.cpp and OpenVINO GenAI are measured on the weights of the same checkpoint, each in an"
+    " environment of its own, by `python -m edgephi.benchmarks peers CHECKPOINT --cache FOLDER`)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,13 @@ class Measured:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens to read.")
-@click.option("-n", "--answer", type=click.IntRange(2), default=128, show_default=True, help="Tokens to write.")
-@click.option("-r", "--runs", type=click.IntRange(1), default=5, show_default=True, help="Runs, after one to warm up.")
+@click.option("-n", "--answer", type=click.IntRange(2), default=64, show_default=True, help="Tokens to write.")
+@click.option("-r", "--runs", type=click.IntRange(1), default=3, show_default=True, help="Runs, after one to warm up.")
 @click.option("-c", "--context", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
 @click.option("--device", default="cpu", show_default=True, help="What computes.")
+@click.option("--compare", is_flag=True, help="Say how other programs are measured beside edgephi.")
 @click.option("--json", "as_json", is_flag=True, help="Print all samples as one JSON object.")
 def bench(
     bundle: Path,
@@ -63,6 +68,7 @@ def bench(
     mapped: bool,
     allow_oversized: bool,
     device: str,
+    compare: bool,
     as_json: bool,
 ) -> None:
     """Measure how fast BUNDLE reads a prompt and writes an answer on this machine."""
@@ -71,7 +77,8 @@ def bench(
 
         started = time.perf_counter()
         session = load(
-            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized
+            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized,
+            prefix_cache=False,  # else every run but the first would find its prompt read
         )
         load_seconds = time.perf_counter() - started
     with session, Waiting("measuring") as waiting:
@@ -88,6 +95,8 @@ def bench(
             click.echo(f"{name:14}{text}")
     if min(measured.answer_tokens) < answer:
         note(f"(the model ended its answer after {min(measured.answer_tokens)} of {answer} tokens)")
+    if compare:
+        note(COMPARISON)
 
 
 def _prompt(session: Session, length: int) -> list[int]:

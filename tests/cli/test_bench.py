@@ -23,7 +23,9 @@ def test_json_holds_every_sample(bundle: Path, program: Program) -> None:
 
 
 def test_the_summary_uses_the_usual_names(bundle: Path, program: Program) -> None:
-    shown = program("bench", bundle, *QUICK).out
+    done = program("bench", bundle, *QUICK, "--compare")
+    shown = done.out
+    assert "edgephi.benchmarks peers" in done.err and "edgephi.benchmarks peers" not in shown
     assert re.search(r"^pp20 +[\d.]+ ± [\d.]+ tokens/s$", shown, re.MULTILINE)
     assert re.search(r"^tg6 +([\d.]+ ± [\d.]+|-) tokens/s$", shown, re.MULTILINE)
     assert re.search(r"^first token +[\d.]+ ± [\d.]+ s$", shown, re.MULTILINE)
