@@ -19,6 +19,7 @@ import soundfile
 from PIL import Image, ImageDraw
 
 import edgephi
+from edgephi import NonFiniteLogits
 from edgephi.demo import showcase
 from edgephi.runtime.server.page import PATHS
 from edgephi.runtime.server.settings import Access
@@ -282,6 +283,24 @@ def test_a_key_is_asked_for_and_a_wrong_one_told(start: Callable[..., Live], ope
     page.reload()
     page.wait_for_selector("#ideas li")
     assert not page.is_visible("dialog")
+
+
+@browser_needed
+def test_an_answer_that_broke_off_is_tried_again(start: Callable[..., Live], open_page: Open) -> None:
+    engine = script(*spoken("Once ", "upon"), error=NonFiniteLogits("the model gave NaN"))
+    page = open_page(start(engine))
+    _ask(page, "Tell me a story.")
+    page.wait_for_selector(PROBLEM)
+    assert "broke off" in page.inner_text(PROBLEM) and "NaN" in page.inner_text(PROBLEM)
+    assert _answered(page) == "Once upon" and page.input_value("#prompt") == ""
+    engine.pieces, engine.error = [*spoken("Once ", "upon ", "a ", "time."), last()], None
+    page.click(".again")
+    page.get_by_text("Once upon a time.").wait_for()
+    assert page.locator(".turn.answer").count() == 1 and page.locator(PROBLEM).count() == 0
+    assert [message["role"] for message in engine.asked[-1][0]] == ["user"]
+    _ask(page, "Go on.")
+    _answered(page, 2)
+    assert [again.is_visible() for again in page.locator(".again").all()] == [False, True]
 
 
 @browser_needed

@@ -28,7 +28,7 @@ let models = []; // items of /v1/models
 let turns = []; // {content, text, attachments, answer}: what the next request repeats
 let attachments = []; // of the message that is being written
 let answering = null; // the AbortController of the answer in progress
-let failed = []; // elements of a question that got no answer, until the next one is asked
+let failed = []; // what is shown of a failure, until something is asked again
 
 // ---- The server and its models
 
@@ -114,8 +114,7 @@ async function send() {
   const text = $("prompt").value.trim();
   if (answering || recorder.active || !model() || (!text && !attachments.length)) return;
   const turn = { text, attachments, content: content(text, attachments), answer: null };
-  failed.forEach((element) => element.remove());
-  failed = [];
+  forgetFailure();
   attachments = [];
   showAttachments();
   write("");
@@ -194,6 +193,7 @@ function fail(error, turn, asked, view, meter) {
   if (view.text) {
     view.finish(meter.figures(), "");
     $("log").append(shown);
+    failed = [shown];
     return;
   }
   view.element.replaceWith(shown);
@@ -208,10 +208,16 @@ function fail(error, turn, asked, view, meter) {
 
 async function askAgain(turn, asked, view) {
   if (answering) return;
+  forgetFailure();
   if (!turns.includes(turn)) turns.push(turn);
   turn.answer = null;
   view.element.remove();
   await answer(turn, asked);
+}
+
+function forgetFailure() {
+  failed.forEach((element) => element.remove());
+  failed = [];
 }
 
 function begin(controller) {
