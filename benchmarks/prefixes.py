@@ -67,8 +67,10 @@ class Measured:
     versions: dict[str, str]
 
 
-def measure(bundle: Path, tokens: int, threads: int, *, image: bool, processor_time: bool) -> Measured:
-    """Prefixes of `tokens` tokens, and of a picture where asked for."""
+def measure(
+    bundle: Path, tokens: int, threads: int, *, image: bool, processor_time: bool, idle_seconds: float = IDLE_SECONDS
+) -> Measured:
+    """Prefixes of `tokens` tokens, and of a picture where asked for; then `idle_seconds` of nothing."""
     drawn, half = random.Random(tokens), read_manifest(bundle).text.vocab_size // 2  # the controls are behind
     prefix = [drawn.randrange(half) for _ in range(tokens)]
     questions = [[drawn.randrange(half) for _ in range(QUESTION)] for _ in range(5)]
@@ -87,7 +89,7 @@ def measure(bundle: Path, tokens: int, threads: int, *, image: bool, processor_t
     with load(bundle, threads=threads) as session:
         session.generate(prefix[:50], max_tokens=4)
         started, spent = time.perf_counter(), time.process_time()
-        time.sleep(IDLE_SECONDS)
+        time.sleep(idle_seconds)
         idle = (time.process_time() - spent) / (time.perf_counter() - started)
     return Measured(
         bundle.resolve().name, "processor time" if processor_time else "wall time", threads, tuple(found), idle,
