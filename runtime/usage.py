@@ -24,7 +24,8 @@ _STATUS = Path("/proc/self/status")
 class Usage:
     """The cost of one answer. Rates are tokens per second, None where nothing was measured; times are seconds.
 
-    `prompt_tokens` counts all of the prompt, `cached_tokens` those of it that were still known from the turn before.
+    `prompt_tokens` counts all of the prompt, `cached_tokens` those of it that were known from the turn before or the
+    prefix cache.
     `recomputed_tokens` were known too and had to be computed again in `recompute_seconds`, because the conversation
     crossed the length up to which a LongRoPE model uses its short rotary table; `decode_rate` leaves that time out.
     `drafted_tokens` of the answer were guessed and cost no step of their own. `thinking_tokens` of it are its thought,

@@ -75,10 +75,19 @@ Example:
 @click.option(
     "--cache-ram",
     type=click.IntRange(0),
-    default=Limits.cache_bytes // MIB,
+    default=1024,
     show_default=True,
     metavar="MIB",
-    help="Memory for conversations that others interrupted.",
+    help="Memory for beginnings of prompts that were read before.",
+)
+@click.option(
+    "--prefix-cache",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Keep these on disk as well, for the next start; they are as private as the prompts.",
+)
+@click.option(
+    "--cache-disk", type=click.IntRange(1), default=4096, show_default=True, metavar="MIB", help="Bound of that folder."
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where the server is as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="No line for every request.")
@@ -100,6 +109,8 @@ def serve(
     max_queue: int,
     max_body: int,
     cache_ram: int,
+    prefix_cache: Path | None,
+    cache_disk: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -108,6 +119,9 @@ def serve(
     BUNDLE is a folder, offered by its own name, or NAME=FOLDER.
     """
     _require_extra()
+    from ..prefix_cache import PrefixCache
+
+    kept = PrefixCache(memory_bytes=cache_ram * MIB, folder=prefix_cache, disk_bytes=cache_disk * MIB)
     settings = Settings(
         bundles=_named(bundles),
         access=Access(host, _keys(api_key_file), names, origins),
@@ -116,9 +130,8 @@ def serve(
             places=max_queue,
             loaded=max_loaded,
             idle_seconds=None if keep_alive < 0 else keep_alive,
-            cache_bytes=cache_ram * MIB,
         ),
-        loading=Loading(device, threads, context, mapped, allow_oversized),
+        loading=Loading(device, threads, context, mapped, allow_oversized, kept),
         preload=preload,
     )
     _serve(settings, port, as_json=as_json, quiet=quiet)

@@ -8,7 +8,7 @@ Boundary: a request in, one call of a session, its pieces out. In the order in w
     app.py            the routes, and what is around them       jobs.py          what it is told, what it reports
     endpoints.py      what each route does                      fair_queue.py    whose turn it is
     body.py           bytes under limits → JSON, forms          seats.py         how many models are in memory
-    fields.py         one JSON object, member by member         prefixes.py      conversations that are kept
+    fields.py         one JSON object, member by member
     parameters.py     sampling, and what is refused             answering.py     a job seen from the event loop
     content.py        messages whose media are bytes            event_stream.py  server-sent events
     tool_fields.py    tools     forms.py    form of an answer   writing.py       what all answers have in common

@@ -53,12 +53,6 @@ class Bundle:
         digest.update(repr(self.loading).encode())
         return f"fp_{digest.hexdigest()[:10]}"
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Upper bound of the keys and values of one token: those of float32."""
-        text = self.manifest.text
-        return 2 * text.layers * text.kv_heads * text.head_dim * 4
-
     def entry(self, state: str) -> dict[str, object]:
         """An item of /v1/models. What OpenAI does not have is named as llama.cpp's server does."""
         return {

@@ -15,7 +15,6 @@ from .content import read_messages
 from .fields import Fields
 from .forms import read_form
 from .parameters import read_options, read_streaming, read_top_logprobs, refuse_unoffered
-from .prefixes import Conversation
 from .thoughts import BUDGETS, SWITCH, read_thinking
 from .tool_fields import Tools, read_tools
 
@@ -28,7 +27,6 @@ class ChatRequest:
     """`options` are the keyword arguments of `Session.stream`; `ignored` are members that change nothing."""
 
     messages: tuple[Message, ...]
-    conversation: Conversation
     tools: Tools
     options: Options
     stream: bool
@@ -51,7 +49,6 @@ def read_chat(fields: Fields, bundle: Bundle) -> ChatRequest:
     options |= tools.options
     options |= read_thinking(fields, fields, "reasoning_effort", bundle)
     stream, include_usage = read_streaming(fields)
-    conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
     return ChatRequest(
-        messages, conversation, tools, options, stream, include_usage, logprobs, fields.unread()
+        messages, tools, options, stream, include_usage, logprobs, fields.unread()
     )

@@ -29,7 +29,6 @@ from .fields import Fields
 from .guard import client_of, holds_key
 from .jobs import M, Task, ask, transcribe
 from .models import Model, Models
-from .prefixes import Conversation
 from .problems import problem_of
 from .responses_answer import ResponsesWriter
 from .responses_request import read_responses
@@ -58,7 +57,7 @@ class Endpoints:
         model = self.models.find(fields.text("model"))
         client = _client(request, fields)
         asked = await asyncio.to_thread(read_chat, fields, model.bundle)
-        task = Task(client, asked.conversation, ask(asked.messages, asked.options))
+        task = Task(client, ask(asked.messages, asked.options))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
         answers = Answers(model.worker, [task])
@@ -72,7 +71,7 @@ class Endpoints:
         client = _client(request, fields)
         asked = read_completion(fields, model.bundle)
         prompts = await asyncio.to_thread(_raw_ids, model, asked.prompts)
-        tasks = [Task(client, Conversation.of_prompt(ids), ask(ids, asked.options)) for ids in prompts]
+        tasks = [Task(client, ask(ids, asked.options)) for ids in prompts]
         echoes = [""] * len(tasks)
         if asked.echo:
             echoes = await asyncio.to_thread(_texts, model, asked.prompts)
@@ -88,7 +87,7 @@ class Endpoints:
         model = self.models.find(fields.text("model"))
         client = _client(request, fields)
         asked = await asyncio.to_thread(read_responses, fields, model.bundle)
-        task = Task(client, asked.conversation, ask(asked.messages, asked.options))
+        task = Task(client, ask(asked.messages, asked.options))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
         answers = Answers(model.worker, [task])
@@ -136,7 +135,7 @@ class Endpoints:
         require_audio(model.bundle)
         asked = read_speech(form.texts, form.file, translate=translate)
         start = transcribe(asked.recording, asked.language, asked.translate)
-        answers = Answers(model.worker, [Task(client_of(request.scope, ""), Conversation((), ()), start)])
+        answers = Answers(model.worker, [Task(client_of(request.scope, ""), start)])
         return await self._reply(request, answers, answers.parts(), SpeechWriter(asked), asked.ignored, asked.stream)
 
     async def _reply(

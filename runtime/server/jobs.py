@@ -10,15 +10,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, Unpack
 
-from .prefixes import Conversation, Rewindable
-
 if TYPE_CHECKING:
     from ..audio_decode import AudioSource
     from ..options import Options
     from ..session import Piece, Prompt, TranscriptSegment, Usage
 
 
-class Engine(Rewindable, Protocol):
+class Engine(Protocol):
     """The part of a session that the server uses."""
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generator[Piece, None, None]:
@@ -57,7 +55,6 @@ class Task(Generic[M]):
     """`client`: who takes turns with others. `start` asks the session, which calls back while it reads the prompt."""
 
     client: str
-    conversation: Conversation
     start: Callable[[Engine, Progress], Generator[M, None, None]]
 
 

@@ -13,7 +13,6 @@ from ..tokens import Tokenizer
 from .bundles import Bundle
 from .jobs import Engine
 from .metrics import Metrics
-from .prefixes import Shelf
 from .problems import Problem, Refused
 from .seats import Seats
 from .settings import Settings
@@ -52,8 +51,7 @@ class Models:
         models = []
         for name, folder in settings.bundles.items():
             bundle = Bundle.open(name, folder, settings.loading)
-            shelf = Shelf(limits.cache_bytes, bundle.bytes_per_token)
-            worker = Worker(name, _opener(open_engine, bundle), limits, seats, shelf, metrics.answered(name))
+            worker = Worker(name, _opener(open_engine, bundle), limits, seats, metrics.answered(name))
             metrics.watch(name, worker)
             models.append(Model(bundle, worker))
         return cls(tuple(models))
@@ -94,7 +92,7 @@ def load_engine(bundle: Bundle) -> Engine:
     loading = bundle.loading
     return load(
         bundle.folder, device=loading.device, threads=loading.threads, context=loading.context, mapped=loading.mapped,
-        allow_oversized=loading.allow_oversized,
+        allow_oversized=loading.allow_oversized, prefix_cache=loading.prefix_cache,
     )
 
 

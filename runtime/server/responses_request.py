@@ -18,7 +18,6 @@ from .content import read_messages
 from .fields import Fields
 from .forms import read_form
 from .parameters import read_options, read_top_logprobs, refuse_unoffered
-from .prefixes import Conversation
 from .thoughts import BUDGETS, SWITCH, read_thinking
 from .tool_fields import Tools, read_tools
 
@@ -46,7 +45,6 @@ class ResponsesRequest:
     """`echoed` are members that the answer repeats, as OpenAI's does."""
 
     messages: tuple[Message, ...]
-    conversation: Conversation
     tools: Tools
     options: Options
     stream: bool
@@ -79,9 +77,8 @@ def read_responses(fields: Fields, bundle: Bundle) -> ResponsesRequest:
     options["top_logprobs"] = read_top_logprobs(fields, logprobs=logprobs)
     echoed = {name: fields.raw(name) for name in _ECHOED}
     echoed["effort"] = None if effort is None else effort.text("effort")
-    conversation = Conversation.of_messages(messages, tools.functions, options["variables"])
     stream = fields.flag("stream")
-    return ResponsesRequest(messages, conversation, tools, options, stream, logprobs, echoed, fields.unread())
+    return ResponsesRequest(messages, tools, options, stream, logprobs, echoed, fields.unread())
 
 
 def _messages(fields: Fields, bundle: Bundle) -> tuple[Message, ...]:

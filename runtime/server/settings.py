@@ -8,8 +8,12 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import RequestError
+
+if TYPE_CHECKING:
+    from ..prefix_cache import PrefixCache
 
 PORT = 8484
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -24,6 +28,7 @@ class Loading:
     context: int | None = None
     mapped: bool = False
     allow_oversized: bool = False
+    prefix_cache: PrefixCache | None = field(default=None, repr=False)  # changes no answer
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,9 @@ class Limits:
     """Bounds on what clients can make the server hold or wait for; `…_bytes` are bytes, `…_seconds` seconds.
 
     `places`: requests that may wait for one model. `loaded`: models in memory at once. `idle_seconds`: how long an
-    unused model stays there, None for ever. `cache_bytes`: keys and values kept of conversations that others
-    interrupted. `ping_seconds`: silence after which a stream says that it is alive. `stall_seconds`: how long a client
-    may leave its answer untaken. `grace_seconds`: how long answers may go on once the server is told to end.
+    unused model stays there, None for ever. `ping_seconds`: silence after which a stream says that it is alive.
+    `stall_seconds`: how long a client may leave its answer untaken. `grace_seconds`: how long answers may go on once
+    the server is told to end.
     """
 
     body_bytes: int = 64 << 20
@@ -73,7 +78,6 @@ class Limits:
     places: int = 32
     loaded: int = 2
     idle_seconds: float | None = 600.0
-    cache_bytes: int = 1 << 30
     ping_seconds: float = 10.0
     stall_seconds: float = 60.0
     grace_seconds: float = 5.0

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EdgePhiError
 from .fair_queue import FairQueue
 from .jobs import Begun, Ended, Engine, Failed, Job
-from .prefixes import Shelf
 from .problems import Problem, Refused
 from .seats import Seats
 from .settings import Limits
@@ -35,7 +34,6 @@ class Worker:
         open_engine: Callable[[], Engine],
         limits: Limits,
         seats: Seats,
-        shelf: Shelf,
         observe: Callable[[Usage, str], None],
     ) -> None:
         """`observe` is told the cost of every answer and how it ended, from the worker's thread."""
@@ -43,7 +41,6 @@ class Worker:
         self._open = open_engine
         self._limits = limits
         self._seats = seats
-        self._shelf = shelf
         self._observe = observe
         self._changed = threading.Condition()
         self._queue: FairQueue[Job[Any]] = FairQueue(limits.places)
@@ -162,8 +159,6 @@ class Worker:
         self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)
 
     def _stream(self, engine: Engine, job: Job[Any]) -> None:
-        self._shelf.prepare(engine, job.task.conversation)
-
         def end_if_cancelled(*progress: object) -> None:
             # `cancel` is lost where it comes before the session has begun to work.
             if job.cancelled.is_set():
@@ -175,7 +170,6 @@ class Worker:
                 job.deliver(part)
                 end_if_cancelled()
                 if part.usage is not None and part.finish_reason is not None:
-                    self._shelf.computed(part.usage.prompt_tokens + part.usage.completion_tokens)
                     self._observe(part.usage, "cancelled" if job.cancelled.is_set() else part.finish_reason)
                     if job.cancelled.is_set():
                         break
@@ -212,7 +206,6 @@ class Worker:
         if engine is None:
             return
         engine.close()
-        self._shelf.clear()
         self._state = "unloaded"
         self._seats.give_back()
 

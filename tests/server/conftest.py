@@ -173,12 +173,6 @@ class Script:
     def cancel(self) -> None:
         self.cancelled.set()
 
-    def snapshot(self) -> Any:
-        raise AssertionError("a script keeps nothing")
-
-    def restore(self, kept: Any) -> None:
-        raise AssertionError("a script keeps nothing")
-
     def close(self) -> None:
         self.closed.set()
 
