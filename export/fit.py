@@ -6,6 +6,7 @@ Boundary: options in, an answer out. Arithmetic and probe are the runtime's; onl
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,11 @@ def _summary(manifest: Manifest, answer: Fit, speed: Speed | None, prompt: int) 
     return {"model": manifest.source.name, "precision": manifest.precision.get("text"), **memory, "speed": expected}
 
 
+def _busy() -> bool:
+    """Whether more programs want to run than there are processors, where the system tells."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) + 1  # this one is the 1
+
+
 def _lines(manifest: Manifest, answer: Fit, speed: Speed | None, prompt: int) -> list[tuple[str, str]]:
     from ..runtime.fit import gigabytes
 
@@ -114,6 +120,7 @@ def _lines(manifest: Manifest, answer: Fit, speed: Speed | None, prompt: int) ->
     ]
     if needed.on_demand:
         lines.append(("", f"and {gigabytes(needed.on_demand)} from the first picture or recording on"))
+    lines.append(("", f"and up to {gigabytes(needed.kept)} for earlier conversations, if they are kept (prefix_cache)"))
     if answer.available is None or answer.largest_context is None:
         lines.append(("free", "this system does not tell"))
     else:
@@ -126,4 +133,6 @@ def _lines(manifest: Manifest, answer: Fit, speed: Speed | None, prompt: int) ->
                      f"{speed.decode_rate(answer.context):.1f} behind {answer.context:,}; first token of a prompt of "
                      f"{prompt:,} after {speed.first_token(prompt):.1f} s ({manifest.device}, {speed.threads} threads)"
         ))
+        if _busy():
+            lines.append(("", "other programs keep this machine busy now: it is faster when they end"))
     return lines

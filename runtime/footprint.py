@@ -22,6 +22,7 @@ import numpy as np
 from . import providers
 from .decode import CHUNK, FEWEST, SCORE_BYTES
 from .manifest import Manifest, TensorRecord
+from .prefix_cache import MEMORY_BYTES
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LINEAR = "model.layers.0.mlp.down_proj.weight"  # of the first layer; those of the others are like it
@@ -38,7 +39,7 @@ _SCORES_HELD = 1.35
 @dataclass(frozen=True)
 class Footprint:
     """Bytes. `on_demand` is what encoders and adapters add with the first picture or recording, their activations not
-    counted.
+    counted; `kept` is what earlier conversations and media may take at most where sessions keep them.
     """
 
     program: int
@@ -46,6 +47,7 @@ class Footprint:
     cache: int
     activations: int
     on_demand: int
+    kept: int = MEMORY_BYTES
 
     @property
     def total(self) -> int:

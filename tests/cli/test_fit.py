@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,13 @@ def test_run_refuses_what_does_not_fit(
     done = program("run", tiny_bundle("mini"), "hello", "-n", 2)
     assert done.code == 1 and "of memory for a context of 512 tokens, 0 MB are free" in done.err
     assert program("run", tiny_bundle("mini"), "hello", "-n", 2, "--allow-oversized").code == 0
+
+
+@pytest.mark.parametrize(("load", "said"), [(99.0, True), (0.5, False)])
+def test_a_busy_machine_is_named(
+    tiny_bundle: Callable[..., Path], program: Program, monkeypatch: pytest.MonkeyPatch, load: float, said: bool
+) -> None:
+    speed = probe.Speed(step=0.5, step_per_position=0.0, row=0.01, row_per_position=0.0, heads=4, threads=1)
+    monkeypatch.setattr(probe, "measure", lambda *_: speed)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load), raising=False)
+    assert ("keep this machine busy" in program("fit", tiny_bundle("mini")).out) is said
