@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -16,6 +17,7 @@ import pytest
 import edgephi
 from edgephi import MissingDependency, RequestError, Session
 from edgephi.benchmarks.form_schemas import SCHEMAS
+from edgephi.runtime.manifest import Thinking
 from edgephi.runtime.tokens import Tokenizer
 
 LIGHT = SCHEMAS["weather_call"]
@@ -204,6 +206,18 @@ def test_a_thought_is_free_and_the_answer_is_not(session: Session, folder: Path)
         _valid(reply.text, LIGHT)
     cut = session.generate(prompt, schema=LIGHT, temperature=1.0, seed=0, max_tokens=30)
     assert cut.finish_reason == "length" and not cut.text, "the thought did not end, and no end token ended it"
+
+
+def test_a_model_that_always_thinks_does_so_before_a_form(folder: Path) -> None:
+    with edgephi.load(folder, threads=1, context=4096) as always:
+        always.manifest = dataclasses.replace(always.manifest, thinking=Thinking("<think>", "</think>", None))
+        asked: Any = {"schema": LIGHT, "temperature": 1.0, "seed": 2}
+        thoughtful = always.generate("?", think_budget=12, **asked)
+        assert thoughtful.thinking
+        _valid(thoughtful.text, LIGHT)
+        told_not_to = always.generate("?", think=False, **asked)
+        assert not told_not_to.thinking
+        _valid(told_not_to.text, LIGHT)
 
 
 @pytest.mark.parametrize(
