@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.runtime.footprint import elements, footprint, resident
-from edgephi.runtime.manifest import TensorRecord, TextModel, read_manifest
+from edgephi.runtime.manifest import TensorRecord, read_manifest
 
 LOADED = """
 import json, sys
@@ -39,7 +39,7 @@ before = anonymous()
 graph = Graph(folder / "text.onnx", providers.find("cpu"), 1)
 print(anonymous() - before)
 """
-TEXT = {
+TEXT: dict[str, object] = {
     "layers": 1, "hidden_size": 3072, "heads": 24, "kv_heads": 8, "head_dim": 128, "vocab_size": 1024,
     "context_length": 4096, "sliding_window": None, "rotary": [],
 }
@@ -113,7 +113,3 @@ def _record(written: str, n: int, k: int) -> TensorRecord:
         return TensorRecord("w", written, 0, 4 * n * k, 0.0)
     bits, size = (4, 64) if written.startswith("uint4") else (8, 128)
     return TensorRecord("w", written, 0, BlockFormat(bits, size, written.startswith("int")).nbytes(n, k), 0.0)
-
-
-def test_the_shape_that_is_loaded_is_a_text_model() -> None:
-    assert TextModel(**{**TEXT, "rotary": ()}).hidden_size == WEIGHTS[0][1]
