@@ -59,8 +59,9 @@ class Answer:
     """What one process measured; seconds, bytes, tokens per second.
 
     `first` is the time to the first token of the process's first question, which opens the graphs that it needs;
-    everything else is of the second question, about another medium of the same size. `preparing` is the part of its
-    time to the first token before the decoder reads the prompt: decoding, scaling or spectra, and encoding.
+    everything else is of the second question, about another medium of the same size. `processor` is the processor time
+    to its first token, of all threads: other programs lengthen it little. `preparing` is the part of its time to the
+    first token before the decoder reads the prompt: decoding, scaling or spectra, and encoding.
     `real_time_factor` is the time from the question to the end of an answer of TOKENS_PER_SECOND tokens for each second
     of sound, over the length of the sound.
     """
@@ -71,6 +72,7 @@ class Answer:
     load_seconds: float
     first: float
     time_to_first_token: float
+    processor: float
     preparing: float
     prefill_rate: float
     decode_rate: float | None
@@ -123,9 +125,9 @@ def measure(bundle: Path, name: str, threads: int | None) -> Answer:
     started = time.perf_counter()
     with edgephi.load(bundle, threads=threads) as session:
         loaded = time.perf_counter() - started
-        first = _ask(session, case, 1, 1)
+        first, _ = _ask(session, case, 1, 1)
         asked = time.perf_counter()
-        usage = _ask(session, case, 2, case.answer)
+        usage, processor = _ask(session, case, 2, case.answer)
         seconds = time.perf_counter() - asked
         graphs, memory = session.loaded, read_memory(bundle)
         session.release_encoders()
@@ -135,20 +137,26 @@ def measure(bundle: Path, name: str, threads: int | None) -> Answer:
         reading = (usage.prompt_tokens - usage.cached_tokens) / usage.prefill_rate
         return Answer(
             name, usage.prompt_tokens, usage.completion_tokens, loaded, first.time_to_first_token,
-            usage.time_to_first_token, usage.time_to_first_token - reading, usage.prefill_rate, usage.decode_rate,
-            None if case.seconds is None else seconds / case.seconds,
-            usage.threads, graphs, memory, released, usage.peak_memory,
+            usage.time_to_first_token, processor, usage.time_to_first_token - reading, usage.prefill_rate,
+            usage.decode_rate, None if case.seconds is None else seconds / case.seconds, usage.threads, graphs, memory,
+            released, usage.peak_memory,
         )
 
 
-def _ask(session: edgephi.Session, case: Case, seed: int, tokens: int) -> edgephi.Usage:
-    """Nothing is guessed ahead: what a random model repeats would make it look fast."""
-    words = {"type": "text", "text": "Say what this is."}
+def _ask(session: edgephi.Session, case: Case, seed: int, tokens: int) -> tuple[edgephi.Usage, float]:
+    """What the answer cost, and the processor time to its first token.
+
+    Nothing is guessed ahead: what a random model repeats would make it look fast.
+    """
+    words = {"type": "text", "text": f"{seed}. Say what this is."}  # nothing of it is known from the question before
     content = [words] if case.medium is None else [case.medium(seed), words]
-    messages = [{"role": "user", "content": content}]
-    *_, last = session.stream(messages, max_tokens=tokens, temperature=0, draft=False)
+    started = time.process_time()
+    pieces = session.stream([{"role": "user", "content": content}], max_tokens=tokens, temperature=0, draft=False)
+    next(pieces)
+    processor = time.process_time() - started
+    *_, last = pieces
     assert last.usage is not None
-    return last.usage
+    return last.usage, processor
 
 
 def read_memory(bundle: Path) -> Memory:

@@ -78,16 +78,17 @@ def table(measured: Measured) -> str:
         f"{where['processor']}, {where['processors']} processors, {threads} threads, {where['system']}, ONNX Runtime "
         f"{measured.versions.get('onnxruntime')}, {measured.date}. Load of other programs in the minute before: "
         f"{measured.load_before:.1f}.\n\n"
-        "| question | prompt | first token | of it before the decoder | prefill | answer | real-time factor "
+        "| question | prompt | first token | processor | before the decoder | prefill | answer | real-time factor "
         "| first token, cold |\n"
-        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     ]
     parts += [_times(answer) for answer in measured.answers]
     parts.append(
-        "\nThe prompt is in tokens, prefill and answer in tokens a second. Before the decoder: decoding the file, "
-        "crops or spectra, and the encoder. Cold is the first question of a process, which also opens the encoder and "
-        "the decoder with its adapters. The real-time factor is the time from the question to the end of an answer of "
-        "4 tokens a second of speech, over the length of the speech: below 1 it keeps up.\n\n"
+        "\nThe prompt is in tokens, prefill and answer in tokens a second. Processor: time of all threads to the first "
+        "token, which other programs lengthen little. Before the decoder: the part of the time to the first token for "
+        "decoding the file, crops or spectra, and the encoder. Cold is the first question of a process, which also "
+        "opens the encoder and the decoder with its adapters. The real-time factor is the time from the question to "
+        "the end of an answer of 4 tokens a second of speech, over the length of the speech: below 1 it keeps up.\n\n"
         "| after a question | graphs in memory | resident | anonymous | file-backed | encoders released | peak |\n"
         "|---|---|---:|---:|---:|---:|---:|\n"
     )
@@ -106,8 +107,8 @@ def _times(answer: Answer) -> str:
     factor = "" if answer.real_time_factor is None else f"{answer.real_time_factor:.2f}"
     decode = "" if answer.decode_rate is None else f"{answer.decode_rate:.1f}"
     return (
-        f"| {answer.case} | {answer.prompt_tokens} | {answer.time_to_first_token:.2f} s | {answer.preparing:.2f} s "
-        f"| {answer.prefill_rate:.1f} | {decode} | {factor} | {answer.first:.2f} s |\n"
+        f"| {answer.case} | {answer.prompt_tokens} | {answer.time_to_first_token:.2f} s | {answer.processor:.2f} s "
+        f"| {answer.preparing:.2f} s | {answer.prefill_rate:.1f} | {decode} | {factor} | {answer.first:.2f} s |\n"
     )
 
 
