@@ -6,15 +6,13 @@ no files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from .shapes import Chat, Shape
+from .shapes import Shape, Tensors
 
 IMAGE, AUDIO = "model.embed_tokens_extend.image_embed.", "model.embed_tokens_extend.audio_embed."
 ADAPTED = "layers.*((self_attn\\.(qkv_proj|o_proj))|(mlp\\.(gate_up|down)_proj))"
-
-Tensors = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,55 +31,22 @@ class Encoders:
     vision_rank: int = 256
     speech_rank: int = 320
 
+    def tensors(self, text: Shape) -> Tensors:
+        """Name → shape of every tensor of a checkpoint with this decoder."""
+        return {**self._adapted(text), **_image(self, text.hidden), **_audio(self, text.hidden)}
 
-@dataclass(frozen=True)
-class MultimodalShape:
-    """A Phi4MMForCausalLM."""
-
-    text: Shape
-    encoders: Encoders = Encoders()
-
-    @property
-    def name(self) -> str:
-        """Of the published model."""
-        return self.text.name
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-        return self.text.vocabulary
-
-    @property
-    def context(self) -> int:
-        """Largest number of tokens."""
-        return self.text.context
-
-    @property
-    def chat(self) -> Chat:
-        """Control tokens and template."""
-        return self.text.chat
-
-    def with_layers(self, layers: int) -> MultimodalShape:
-        """The same with so many layers of the decoder; the encoders stay whole."""
-        return replace(self, text=self.text.with_layers(layers))
-
-    def tensors(self) -> Tensors:
-        """Name → shape of every tensor of the checkpoint."""
-        return {**self._text(), **_image(self.encoders, self.text.hidden), **_audio(self.encoders, self.text.hidden)}
-
-    def config(self) -> dict[str, Any]:
+    def config(self, text: Shape) -> dict[str, Any]:
         """config.json."""
-        sizes = self.encoders
         speech = {
-            "activation": "swish", "attention_dim": sizes.speech_width, "attention_heads": sizes.speech_heads,
+            "activation": "swish", "attention_dim": self.speech_width, "attention_heads": self.speech_heads,
             "batch_norm": False, "bias_in_glu": True, "causal": True, "chunk_size": -1, "cnn_layer_norm": True,
             "conv_activation": "swish", "conv_glu_type": "swish", "depthwise_multiplier": 1,
-            "depthwise_seperable_out_channel": sizes.speech_width, "dropout_rate": 0.0,
-            "encoder_embedding_config": {"input_size": sizes.mel_bins}, "ext_pw_kernel_size": 1,
-            "ext_pw_out_channel": sizes.speech_width, "input_layer": "nemo_conv", "input_size": sizes.mel_bins,
-            "kernel_size": 3, "left_chunk": 18, "linear_units": sizes.speech_inner,
-            "nemo_conv_settings": {"conv_channels": sizes.speech_width}, "num_blocks": sizes.speech_layers,
-            "relative_attention_bias_args": {"t5_bias_max_distance": sizes.bias_distance, "type": "t5"},
+            "depthwise_seperable_out_channel": self.speech_width, "dropout_rate": 0.0,
+            "encoder_embedding_config": {"input_size": self.mel_bins}, "ext_pw_kernel_size": 1,
+            "ext_pw_out_channel": self.speech_width, "input_layer": "nemo_conv", "input_size": self.mel_bins,
+            "kernel_size": 3, "left_chunk": 18, "linear_units": self.speech_inner,
+            "nemo_conv_settings": {"conv_channels": self.speech_width}, "num_blocks": self.speech_layers,
+            "relative_attention_bias_args": {"t5_bias_max_distance": self.bias_distance, "type": "t5"},
             "time_reduction": 8,
         }
         image_embedding = {
@@ -93,29 +58,25 @@ class MultimodalShape:
             "compression_rate": 8, "downsample_rate": 1, "embedding_cls": "audio", "projection_cls": "mlp",
             "use_conv_downsample": False, "use_qformer": False,
         }
-        return self.text.config() | {
+        return text.config() | {
             "architectures": ["Phi4MMForCausalLM"], "model_type": "phi4mm",
             "audio_processor": {"name": "cascades", "config": speech},
             "embd_layer": {
                 "embedding_cls": "image_audio", "audio_embd_layer": audio_embedding,
                 "image_embd_layer": image_embedding,
             },
-            "speech_lora": {"dp": 0.01, "layer": ADAPTED, "lora_alpha": 2 * sizes.speech_rank, "r": sizes.speech_rank},
-            "vision_lora": {"dp": 0.0, "layer": ADAPTED, "lora_alpha": 2 * sizes.vision_rank, "r": sizes.vision_rank},
+            "speech_lora": {"dp": 0.01, "layer": ADAPTED, "lora_alpha": 2 * self.speech_rank, "r": self.speech_rank},
+            "vision_lora": {"dp": 0.0, "layer": ADAPTED, "lora_alpha": 2 * self.vision_rank, "r": self.vision_rank},
         }
 
-    def generation_config(self) -> dict[str, Any]:
-        """generation_config.json."""
-        return self.text.generation_config()
-
-    def _text(self) -> Tensors:
+    def _adapted(self, text: Shape) -> Tensors:
         """The decoder; its linears are named as adapted ones and have their adapters beside them."""
         found: Tensors = {}
-        for name, shape in self.text.tensors().items():
+        for name, shape in text.tensors().items():
             stem, adapted = name.removesuffix(".weight"), name.endswith("_proj.weight")
             found[f"{stem}.base_layer.weight" if adapted else name] = shape
             if adapted:
-                for adapter, rank in (("vision", self.encoders.vision_rank), ("speech", self.encoders.speech_rank)):
+                for adapter, rank in (("vision", self.vision_rank), ("speech", self.speech_rank)):
                     found[f"{stem}.lora_A.{adapter}.weight"] = (rank, shape[1])
                     found[f"{stem}.lora_B.{adapter}.weight"] = (shape[0], rank)
         return found

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from edgephi.runtime.errors import RequestError
 
-from .multimodal import MultimodalShape
-from .reasoning_vision import ReasoningVisionShape
-from .shapes import CL100K, CL100K_IMAGE, O200K, O200K_MEDIA, SENTENCEPIECE_32K, Chat, Shape
+from .multimodal import Encoders
+from .reasoning_vision import ImageEncoder
+from .shapes import CL100K, CL100K_IMAGE, O200K, O200K_MEDIA, SENTENCEPIECE_32K, Chat, MediaShape, Shape, Tensors
 
 
 class Model(Protocol):
@@ -36,7 +36,7 @@ class Model(Protocol):
     def with_layers(self, layers: int) -> Model:
         """The same with so many layers of the decoder."""
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
+    def tensors(self) -> Tensors:
         """Name → shape of every tensor of the checkpoint."""
 
     def config(self) -> dict[str, Any]:
@@ -71,8 +71,8 @@ _LIST: tuple[Model, ...] = (
     _mini("phi-4-mini"), _mini("phi-4-mini-reasoning"), _fourteen_billion("phi-4", 16384, 250000.0),
     _fourteen_billion("phi-4-reasoning", 32768, 500000.0), _fourteen_billion("phi-4-reasoning-plus", 32768, 500000.0),
     _phi3("phi-3.5-mini", 131072, 262144), _phi3("phi-3-mini-4k", 4096, 2047),
-    MultimodalShape(_mini("phi-4-multimodal", O200K_MEDIA)),
-    ReasoningVisionShape(_fourteen_billion("phi-4-reasoning-vision", 32768, 500000.0, CL100K_IMAGE)),
+    MediaShape(_mini("phi-4-multimodal", O200K_MEDIA), Encoders()),
+    MediaShape(_fourteen_billion("phi-4-reasoning-vision", 32768, 500000.0, CL100K_IMAGE), ImageEncoder()),
 )
 MODELS = {model.name: model for model in _LIST}
 

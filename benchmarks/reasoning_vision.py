@@ -5,61 +5,37 @@ Boundary: facts of the published configuration and index (Phi4ForCausalLMV). Mak
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from .multimodal import Tensors, layer, siglip
-from .shapes import Chat, Shape
+from .multimodal import layer, siglip
+from .shapes import Shape, Tensors
 
 TOWER, PROJECTOR = "model.vision_tower.vision_tower.vision_model.", "model.mm_projector."
 PATCH_VALUES, POSITIONS = 3 * 16 * 16, 16 * 16
 
 
 @dataclass(frozen=True)
-class ReasoningVisionShape:
-    """A Phi4ForCausalLMV; `inner` is the width of the encoder's feed-forward part."""
+class ImageEncoder:
+    """Sizes around the decoder of a Phi4ForCausalLMV; `inner` is the width of a feed-forward part."""
 
-    text: Shape
     width: int = 1152
     inner: int = 4304
     blocks: int = 27
     heads: int = 16
 
-    @property
-    def name(self) -> str:
-        """Of the published model."""
-        return self.text.name
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-        return self.text.vocabulary
-
-    @property
-    def context(self) -> int:
-        """Largest number of tokens."""
-        return self.text.context
-
-    @property
-    def chat(self) -> Chat:
-        """Control tokens and template."""
-        return self.text.chat
-
-    def with_layers(self, layers: int) -> ReasoningVisionShape:
-        """The same with so many layers of the decoder; the encoder stays whole."""
-        return replace(self, text=self.text.with_layers(layers))
-
-    def tensors(self) -> Tensors:
-        """Name → shape of every tensor of the checkpoint."""
-        found = self.text.tensors() | layer(f"{TOWER}embeddings.patch_embedding", self.width, PATCH_VALUES)
+    def tensors(self, text: Shape) -> Tensors:
+        """Name → shape of every tensor of a checkpoint with this decoder."""
+        found = text.tensors() | layer(f"{TOWER}embeddings.patch_embedding", self.width, PATCH_VALUES)
         found[f"{TOWER}embeddings.position_embedding.weight"] = (POSITIONS, self.width)
         found |= siglip(TOWER, self.width, self.inner, self.blocks)
-        hidden = self.text.hidden
-        return found | layer(f"{PROJECTOR}0", hidden, self.width) | layer(f"{PROJECTOR}2", hidden, hidden)
+        for number, inputs in ((0, self.width), (2, text.hidden)):
+            found |= layer(f"{PROJECTOR}{number}", text.hidden, inputs)
+        return found
 
-    def config(self) -> dict[str, Any]:
-        """config.json."""
-        return self.text.config() | {
+    def config(self, text: Shape) -> dict[str, Any]:
+        """config.json of a checkpoint with this decoder."""
+        return text.config() | {
             "architectures": ["Phi4ForCausalLMV"], "model_type": "phi4-siglip", "dtype": "bfloat16",
             "image_aspect_ratio": "square", "min_num_patches": 256, "max_num_patches": 3600,
             "mm_hidden_size": self.width, "mm_projector_type": "mlp2x_gelu",
@@ -70,7 +46,3 @@ class ReasoningVisionShape:
                 "num_attention_heads": self.heads, "num_hidden_layers": self.blocks,
             },
         }
-
-    def generation_config(self) -> dict[str, Any]:
-        """generation_config.json."""
-        return self.text.generation_config()

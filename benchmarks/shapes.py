@@ -7,7 +7,9 @@ factors are a geometric series of the published length and range. Makes no files
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
+
+Tensors = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Shape:
     sliding_window: int | None = None
     tied: bool = False
 
-    def tensors(self) -> dict[str, tuple[int, ...]]:
+    def tensors(self) -> Tensors:
         """Name → shape of every tensor of the checkpoint, in the published order."""
         head_dim = self.hidden // self.heads
         fused = (self.heads + 2 * self.kv_heads) * head_dim
-        tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
+        tensors: Tensors = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}"
             tensors |= {
@@ -92,6 +94,60 @@ class Shape:
         steps = max(1, round(0.65 * frequencies))
         long = [round(largest ** min(1.0, step / steps), 6) for step in range(frequencies)]
         return {"type": "longrope", "short_factor": [1.0] * frequencies, "long_factor": long}
+
+
+class Surroundings(Protocol):
+    """What a model has besides its decoder."""
+
+    def tensors(self, text: Shape) -> Tensors:
+        """Name → shape of every tensor of a checkpoint with this decoder."""
+
+    def config(self, text: Shape) -> dict[str, Any]:
+        """config.json of a checkpoint with this decoder."""
+
+
+@dataclass(frozen=True)
+class MediaShape:
+    """A decoder with encoders around it."""
+
+    text: Shape
+    around: Surroundings
+
+    @property
+    def name(self) -> str:
+        """Of the published model."""
+        return self.text.name
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return self.text.vocabulary
+
+    @property
+    def context(self) -> int:
+        """Largest number of tokens."""
+        return self.text.context
+
+    @property
+    def chat(self) -> Chat:
+        """Control tokens and template."""
+        return self.text.chat
+
+    def with_layers(self, layers: int) -> MediaShape:
+        """The same with so many layers of the decoder; what is around it stays whole."""
+        return replace(self, text=self.text.with_layers(layers))
+
+    def tensors(self) -> Tensors:
+        """Name → shape of every tensor of the checkpoint."""
+        return self.around.tensors(self.text)
+
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        return self.around.config(self.text)
+
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json."""
+        return self.text.generation_config()
 
 
 # Messages of every format here are a control token for the role, the text and a control token for the end.
