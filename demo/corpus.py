@@ -17,6 +17,7 @@ from .tasks.example import Example
 from .tasks.source import Source
 
 ASKED = "question"  # recordings of questions about pictures
+WORD = "word"  # recordings of single words, from which an encoder learns most easily where a word is
 _STEP = 0.125  # of a stored feature: log-mel values lie between 0 and 27
 
 
@@ -37,9 +38,9 @@ class Clip:
 
 
 def load(path: Path, count: int, note: Callable[[str], None]) -> dict[str, list[Clip]]:
-    """`count` training clips of each task, and of ASKED every question at least once: from the file, or made now."""
+    """`count` training clips of each task, of ASKED (at least one of each) and of WORD: from the file, or made now."""
     if not path.exists():
-        note(f"making {count} recordings for each of {len(speech.TASKS) + 1} tasks; they are kept in {path}")
+        note(f"making {count} recordings for each of {len(speech.TASKS) + 2} kinds; they are kept in {path}")
         _write(path, list(_make(count)))
     return _read(path)
 
@@ -62,11 +63,13 @@ def _make(count: int) -> Iterator[Clip]:
         source = Source(f"corpus {task}", held_out=False)
         for _ in range(count):
             yield clip_of(make(source))
-    source = Source(f"corpus {ASKED}", held_out=False)
-    for number in range(max(count, len(spoken.QUESTIONS))):
-        said = spoken.QUESTIONS[number % len(spoken.QUESTIONS)]
-        audio = speech.voices.say(said, speech.voices.manner(source))
-        yield Clip(ASKED, None, "", tuple(said.split()), _levels(audio))
+    least = max(count, len(spoken.QUESTIONS))  # any question may be asked
+    for kind, texts, clips in ((ASKED, spoken.QUESTIONS, least), (WORD, speech.WORDS, count)):
+        source = Source(f"corpus {kind}", held_out=False)
+        for number in range(clips):
+            said = texts[number % len(texts)]
+            audio = speech.voices.say(said, speech.voices.manner(source))
+            yield Clip(kind, None, "", tuple(said.split()), _levels(audio))
 
 
 def _write(path: Path, clips: list[Clip]) -> None:

@@ -85,6 +85,10 @@ class MediaBatches:
         self.weights = {task: 1 - share + LEAST for task, share in accuracies.items()}
         return self.weights
 
+    def add(self, kind: str) -> None:
+        """Make one half of all examples of this kind until the next focus."""
+        self.weights = {**self.weights, kind: sum(self.weights.values())}
+
     def pool(self) -> list[MediaBatch]:
         """The next batches, in random order."""
         drawn = [self._draw() for _ in range(POOL)]
@@ -95,7 +99,7 @@ class MediaBatches:
         task = self.source.weighted(tuple(self.weights), tuple(self.weights.values()))
         if task in images.TASKS:
             return asked(images.draw(task, self.source))
-        if task in speech.TASKS:
+        if task in self._clips:
             clip = self.source.pick(self._clips[task])
             return Asked(task, clip.question or "", clip.answer, clip=clip)
         shown = asked(images.draw(self.source.pick(spoken.PICTURES), self.source))

@@ -170,6 +170,7 @@ class Run:
         if stage == "speech":
             normalize(self.model, clips)
         self.batches = MediaBatches(words, crop, clips, self._stage.tasks, SEED)
+        self._begin_with_words()
         self._held_out: HeldOut = held_out_batches(words, crop, self._stage.tasks, settings.sample)
         self._waiting: list[MediaBatch] = []
 
@@ -196,12 +197,18 @@ class Run:
         measure, what = (recognized, "recognized") if self.alone else (solved, "solved")
         found = measure(self.model, self._held_out)
         self.batches.focus(found)
+        self._begin_with_words()
         log.info("%s %s", what, " ".join(f"{task} {100 * share:.0f}" for task, share in found.items()))
         return found
 
     def losses(self, batch: MediaBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross-entropy of the answers' tokens, and the encoders' own loss; in nats."""
         return losses(self.model, batch, self._stage.adapter, alone=self.alone, hinted=self._stage.alone > 0)
+
+    def _begin_with_words(self) -> None:
+        """Half of what a speech encoder hears alone are single words: sentences do not say where theirs are."""
+        if self.alone and self._stage.adapter == "speech":
+            self.batches.add(corpus.WORD)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened."""
