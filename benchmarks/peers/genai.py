@@ -15,7 +15,7 @@ from . import layers
 from .genai_layers import join
 from .peer import Command, Conversion, Peer, call
 
-_SLICE = 8
+_FIRST, _SLICE = 2, 6  # layers at a time; the first slice has embedding and head, which take as much as six layers
 _OPTIONS = {"default": (), "best": ("block_size=128", "prune_lm_head=true")}
 
 
@@ -48,14 +48,14 @@ class _Engine:
 
 
 def _convert(conversion: Conversion) -> Sequence[Command]:
-    if conversion.layers <= _SLICE:
+    if conversion.layers <= _FIRST + _SLICE:
         return [_build(conversion, conversion.checkpoint, conversion.target, first=True)]
     commands: list[Command] = []
     parts = []
-    for start in range(0, conversion.layers, _SLICE):
+    for start in (0, *range(_FIRST, conversion.layers, _SLICE)):
         # the checkpoint of the next slice takes the place of this one's
         piece, part = conversion.scratch / "layers", conversion.scratch / f"graph-{start}"
-        count = min(_SLICE, conversion.layers - start)
+        count = min(_SLICE, conversion.layers - start) if start else _FIRST
         commands += [
             call("genai", "take", checkpoint=str(conversion.checkpoint), target=str(piece), first=start, layers=count),
             _build(conversion, piece, part, first=start == 0),
