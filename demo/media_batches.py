@@ -189,11 +189,16 @@ def _sounds(
 
 
 def disturb(features: NDArray[np.float32], source: Source) -> NDArray[np.float32]:
-    """Louder or quieter, with more noise, and with a few neighbouring mel bins left out."""
-    louder = np.maximum(features + source.between(-20, 10) / 10, 0)
-    noisy: NDArray[np.float32] = np.logaddexp(louder, source.between(0, 100) / 10).astype(np.float32)
+    """Half of them as they are; the others louder or quieter, with more noise, and without a few neighbouring mel bins.
+
+    More than this keeps an encoder that knows nothing yet from learning anything.
+    """
+    if source.chance(0.5):
+        return features
+    louder = np.maximum(features + source.between(-10, 5) / 10, 0)
+    noisy: NDArray[np.float32] = np.logaddexp(louder, source.between(0, 70) / 10).astype(np.float32)
     first = source.below(noisy.shape[1])
-    noisy[:, first : first + source.between(0, 8)] = 0
+    noisy[:, first : first + source.between(0, 4)] = 0
     return noisy
 
 
