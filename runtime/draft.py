@@ -5,8 +5,8 @@ of several rows and keeps only what the model would have said itself, so a bad g
 
 Every context of 16, 8, 4, 2 and 1 tokens remembers what followed it: the long ones find literal repetitions (prompt
 lookup: Saxena 2023, "Prompt Lookup Decoding"), the short ones are statistics of the language of this sequence. A guess
-follows the longest context that is known, token after token. How often contexts of each kind were right is counted at every
-token of the answer, guessed or not, so what a guess would gain is known without trying it.
+follows the longest context that is known, token after token. How often contexts of each kind were right is counted at
+every token of the answer, guessed or not, so what a guess would gain is known without trying it.
 """
 
 from __future__ import annotations
