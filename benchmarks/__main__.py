@@ -22,6 +22,7 @@ from . import (
     installed_size,
     latency_verb,
     load,
+    loop_overhead,
     media_latency,
     node_profile,
     peers_verb,
@@ -29,6 +30,8 @@ from . import (
     quality,
     session_verb,
 )
+
+PROFILED_PROMPT = 512
 
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 results_option = click.option(
@@ -147,8 +150,9 @@ def profile_nodes(bundle: Path, cases: tuple[str, ...], name: str, threads: int 
     """Show where the time of a step of BUNDLE goes, node by node, against what the machine allows."""
     threads = threads or default_threads()
     profiles = node_profile.measure(bundle, [node_profile.Case.parse(case) for case in cases], threads)
-    node_profile.write(bundle.name, threads, profiles, results, name)
-    click.echo(node_profile.table(bundle.name, threads, profiles))
+    overhead = loop_overhead.measure(bundle, threads, PROFILED_PROMPT)
+    node_profile.write(bundle.name, threads, profiles, overhead, results, name)
+    click.echo(node_profile.table(bundle.name, threads, profiles, overhead))
 
 
 @cli.command("installed-size")

@@ -29,6 +29,7 @@ from edgephi.runtime.providers.cpu import PROVIDER
 
 from . import machine
 from .limits import Limits, Probe
+from .loop_overhead import Overhead
 
 _LAYER = re.compile(r"layers\.\d+")
 _SUFFIX = "_kernel_time"
@@ -201,25 +202,31 @@ def _work(
     return round(elements * (bits + 64 / block) / 8), _OPERATIONS * elements * int(np.prod(shape[:-1]))
 
 
-def write(bundle: str, threads: int, profiles: Sequence[Profile], results: Path, stem: str) -> None:
+def write(
+    bundle: str, threads: int, profiles: Sequence[Profile], overhead: Overhead, results: Path, stem: str
+) -> None:
     """Write STEM.json and STEM.md to the folder `results`."""
     results.mkdir(parents=True, exist_ok=True)
     record = {
         "bundle": bundle, "threads": threads, "date": datetime.now(UTC).date().isoformat(),
         "machine": machine.describe(), "versions": machine.versions(), "profiles": [asdict(item) for item in profiles],
+        "overhead": asdict(overhead),
     }
     (results / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (results / f"{stem}.md").write_text(table(bundle, threads, profiles), encoding="utf-8")
+    (results / f"{stem}.md").write_text(table(bundle, threads, profiles, overhead), encoding="utf-8")
 
 
-def table(bundle: str, threads: int, profiles: Sequence[Profile]) -> str:
-    """Markdown, one table for each case."""
+def table(bundle: str, threads: int, profiles: Sequence[Profile], overhead: Overhead) -> str:
+    """Markdown, one table for each case, and the loop around the runs."""
     described = machine.describe()
     lines = [
         f"# Where the time of a step goes: {bundle}\n",
         f"{described['processor']}, {threads} threads. The fastest of some runs under ONNX Runtime's profiler. Bytes "
         "and operations follow from shapes and formats; limits were measured just before each case, and the memory of "
-        "a shared machine changes its speed within minutes.",
+        "a shared machine changes its speed within minutes.\n",
+        f"The session's loop: {overhead.outside * 1e3:.2f} ms of {overhead.token * 1e3:.1f} ms a token "
+        f"({overhead.outside / overhead.token:.1%}) pass outside the run of the graph, behind {overhead.prompt} "
+        "tokens.",
     ]
     for profile in profiles:
         limits, nodes = profile.limits, sum(group.seconds for group in profile.groups)

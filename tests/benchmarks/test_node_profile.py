@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.benchmarks import loop_overhead
 from edgephi.benchmarks.node_profile import Case, measure, table
 from edgephi.runtime.errors import RequestError
 from edgephi.runtime.manifest import read_manifest
@@ -38,5 +39,7 @@ def test_every_node_of_a_step(tiny_bundle: Callable[..., Path]) -> None:
         # the head computes one row only, whatever the step
         head = groups["model.embed_tokens.matmul"]
         assert (head.nodes, head.operations) == (1, 2 * 192 * text.vocab_size)
-    shown = table("tiny", 1, [decode, prefill])
+    overhead = loop_overhead.measure(bundle, 1, 20, tokens=12)
+    assert 0 < overhead.outside < overhead.token
+    shown = table("tiny", 1, [decode, prefill], overhead)
     assert "## decode at 8" in shown and "## prefill of 16 at 0" in shown
