@@ -32,7 +32,7 @@ QUICK_LAYERS = 8
     "--stage", "stages", multiple=True, default=["64:4", "512:4", "2048:2", "4096:1"], show_default=True,
     help="LENGTH:ROUNDS of a prompt; may be given several times.",
 )
-@click.option("--steps", default=24, show_default=True, type=click.IntRange(1), help="Tokens of an answer.")
+@click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Tokens of an answer.")
 @click.option("-t", "--threads", type=click.IntRange(1), help="Of every runtime; default: the physical cores.")
 @click.option("--prepare", is_flag=True, help="Install and convert what is missing, measure nothing.")
 @click.option("--name", default="peers", show_default=True, help="Of the result files.")
