@@ -24,7 +24,8 @@ import ml_dtypes
 import numpy as np
 
 from ..runtime.errors import WeightMismatch
-from ..runtime.manifest import parse_object, printable
+from ..runtime.manifest import parse_object
+from ..runtime.manifest_types import printable
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"

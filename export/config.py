@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..runtime.errors import ConfigMismatch
-from ..runtime.manifest import MAXIMUM_BYTES, MAXIMUM_INTEGER, RecommendedSampling, Tokens, parse_object, printable
+from ..runtime.manifest import MAXIMUM_BYTES, RecommendedSampling, Tokens, parse_object
+from ..runtime.manifest_types import MAXIMUM_INTEGER, printable
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"

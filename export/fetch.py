@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runtime.errors import CheckpointError, MissingDependency
-from ..runtime.manifest import printable
+from ..runtime.manifest_types import printable
 
 INDEX = "model.safetensors.index.json"
 ADAPTER_SETTINGS = "*-lora/adapter_config.json"

@@ -13,29 +13,25 @@ import json
 import math
 import re
 import stat
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from .errors import EdgePhiError, HashMismatch, ManifestError
+from .manifest_types import EXPORT_AGAIN, build_dataclass, printable
 
 MANIFEST_NAME = "edgephi.json"
 SCHEMA_VERSION = 1
 MAXIMUM_BYTES = 8 << 20
 MAXIMUM_DEPTH = 64
-MAXIMUM_INTEGER = 1 << 53  # above it JSON readers of other languages round
 PICTURE_KINDS = ("crops", "patches")
+TUNED = "tuned."  # begins the names of what belongs to an adapter that was added to a bundle
 LARGEST_PICTURE = 1 << 14  # of either kind: attention over more patches is beyond any memory
-EXPORT_AGAIN = "export the checkpoint again"
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 1 << 20
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -163,6 +159,19 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A fine-tuned adapter that was added to a bundle: rank by weight, A and B of each in `file` in name order.
+
+    `source`: the folder that it was read from, and the model for which it says it was trained, "" where it does not.
+    """
+
+    file: str
+    ranks: dict[str, int]
+    source: str
+    base: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is known about a bundle without opening another file of it."""
 
@@ -183,6 +192,7 @@ class Manifest:
     unread_config_keys: tuple[str, ...] = ()
     pictures: Pictures | None = None
     thinking: Thinking | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict)
     schema: int = field(default=SCHEMA_VERSION)
 
 
@@ -214,7 +224,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: schema is {version!r}, this edgephi reads {SCHEMA_VERSION}; "
             "export the checkpoint again or install the edgephi that wrote it"
         )
-    manifest = _build_dataclass(Manifest, raw, str(path))
+    manifest = build_dataclass(Manifest, raw, str(path))
     _check_names(manifest, path)
     _check_pictures(manifest, path)
     return manifest
@@ -300,12 +310,6 @@ def parse_object(data: bytes, where: str, error: type[EdgePhiError], advice: str
     return raw
 
 
-def printable(text: object) -> str:
-    """A short form of foreign text that is safe on a terminal: escapes, quotes and at most 80 characters."""
-    shown = ascii(text)
-    return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[-1]}"
-
-
 def _deeper_than(value: object, depth: int) -> bool:
     level: list[object] = [value]
     for _ in range(depth):
@@ -327,15 +331,19 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 def _check_names(manifest: Manifest, path: Path) -> None:
     for name, record in manifest.files.items():
-        if not _FILE_NAME.fullmatch(name) or ".." in name:
+        if not FILE_NAME.fullmatch(name) or ".." in name:
             raise ManifestError(
                 f"{path}: file name {printable(name)} is not allowed; a bundle names files of its own folder only "
                 f"(letters, digits, '_', '-', '.'): {EXPORT_AGAIN}"
             )
         if record.size < 0 or not _SHA256.fullmatch(record.sha256):
             raise ManifestError(f"{path}: size or SHA-256 of {name!r} is malformed: {EXPORT_AGAIN}")
+    for name in manifest.adapters:
+        if not FILE_NAME.fullmatch(name):
+            raise ManifestError(f"{path}: an adapter cannot be called {printable(name)}: {EXPORT_AGAIN}")
     regions = [region for table in manifest.text.rotary for region in (table.cos, table.sin)]
     named = {graph.file for graph in manifest.graphs.values()} | {region.file for region in regions}
+    named |= {adapter.file for adapter in manifest.adapters.values()}
     named |= {file for graph in manifest.graphs.values() for file in graph.data}
     missing = sorted(printable(name) for name in named - manifest.files.keys())
     if missing:
@@ -362,39 +370,3 @@ def _check_pictures(manifest: Manifest, path: Path) -> None:
             f"{path}: a picture is {cut.minimum} to {cut.maximum} {printable(cut.kind)} of {cut.side} pixels by "
             f"{cut.patch}; 1 to {LARGEST_PICTURE} {' or '.join(PICTURE_KINDS)} of even numbers can be: {EXPORT_AGAIN}"
         )
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Turn parsed JSON into the annotated type `kind`; refuse what does not fit."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build_dataclass(kind, value, where)
-    if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {key: _build(arguments[1], item, f"{where}[{printable(key)}]") for key, item in value.items()}
-    if kind is float and type(value) is int and abs(value) <= MAXIMUM_INTEGER:
-        return float(value)
-    # exact types: bool is a subclass of int, yet `true` is no count
-    if origin is None and type(value) is kind and not (kind is int and abs(value) > MAXIMUM_INTEGER):
-        return value
-    raise ManifestError(f"{where}: {printable(value)} is not a {getattr(kind, '__name__', kind)}: {EXPORT_AGAIN}")
-
-
-def _build_dataclass(kind: type[T], value: object, where: str) -> T:
-    if not isinstance(value, Mapping):
-        raise ManifestError(f"{where}: {printable(value)} is not an object: {EXPORT_AGAIN}")
-    hints = typing.get_type_hints(kind)
-    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # checked by the caller
-    unknown = sorted(value.keys() - fields.keys())
-    missing = sorted(
-        name for name, item in fields.items()
-        if name not in value and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    )
-    if unknown or missing:
-        raise ManifestError(f"{where}: unknown keys {printable(unknown)}, missing keys {missing}: {EXPORT_AGAIN}")
-    return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})

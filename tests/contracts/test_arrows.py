@@ -42,7 +42,7 @@ INSIDE = {
     "quantize.formats": (),
     "quantize.methods": ("quantize.formats", "quantize.methods"),
     "runtime.errors": (),
-    "runtime.manifest": ("runtime.errors",),
+    "runtime.manifest": ("runtime.errors", "runtime.manifest"),
     "runtime.providers": ("runtime.errors", "runtime.providers"),
     "runtime.sampling": ("runtime.errors",),
     "runtime.tokens": ("runtime.errors",),
