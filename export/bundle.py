@@ -48,6 +48,31 @@ class Entry:
     report: Mapping[str, Any] | None
 
 
+class WriteLock:
+    """Held by the one process that writes a bundle."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        work = work_folder(output)
+        self._path = work.with_name(f"{work.name}.lock")
+        self._lock = filelock.FileLock(self._path)
+
+    def acquire(self) -> None:
+        """Raises ExportError where another process writes to the bundle, OSError where the disk refuses."""
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise ExportError(
+                f"{self._output}: another export is writing to it: wait for it to end, or choose another folder"
+            ) from error
+
+    def release(self) -> None:
+        """Let others write."""
+        # removed while held: a process that opened the old file sees that it lost its name and tries again
+        self._path.unlink(missing_ok=True)
+        self._lock.release()
+
+
 class Staging:
     """The folder in which one bundle grows. Use it as a context manager; `publish` makes it the bundle.
 
@@ -61,8 +86,7 @@ class Staging:
         self._bundle = self.work / "bundle"
         self._previous = self.work / "previous"
         self._journal = self.work / "journal.jsonl"
-        self._lock_path = self.work.with_name(f"{self.work.name}.lock")
-        self._lock = filelock.FileLock(self._lock_path)
+        self._lock = WriteLock(self.output)
         self._key = key
         self._files: dict[str, DataFile] = {}
         self._names: set[str] = set()
@@ -72,19 +96,14 @@ class Staging:
     def __enter__(self) -> Staging:
         with self._disk(self.output.parent):
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(blocking=False)
-            except filelock.Timeout as error:
-                raise ExportError(
-                    f"{self.output}: another export is writing to it: wait for it to end, or choose another folder"
-                ) from error
+            self._lock.acquire()
         try:
             with self._disk(self.work):
                 _restore(self._previous, self.output)
                 _require_replaceable(self.output)
                 self._open_work()
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         return self
 
@@ -97,7 +116,7 @@ class Staging:
         stopped = self._resumable or isinstance(error, KeyboardInterrupt | SystemExit)
         if not (stopped and self._entries and self._bundle.is_dir()):
             self._discard()
-        self._release()
+        self._lock.release()
 
     def require_space(self, nbytes: int) -> None:
         """Check that the disk can take `nbytes` of weights beside what an interrupted export left, and the rest."""
@@ -153,7 +172,8 @@ class Staging:
             for path in self._bundle.iterdir():
                 if path.name not in self._names:  # left by an export that was killed while it wrote
                     path.unlink()
-            complete = replace(manifest, files={name: _record(self._bundle / name) for name in sorted(self._names)})
+            files = {name: file_record(self._bundle / name) for name in sorted(self._names)}
+            complete = replace(manifest, files=files)
             write_file(self._bundle / MANIFEST_NAME, serialize(complete))
             _swap(self._bundle, self.output, self._previous)
             self._entries.clear()
@@ -188,11 +208,6 @@ class Staging:
             self._files[file].feed(digest, offset, nbytes)
         return digest.hexdigest()
 
-    def _release(self) -> None:
-        # removed while held: a process that opened the old file sees that it lost its name and tries again
-        self._lock_path.unlink(missing_ok=True)
-        self._lock.release()
-
     @contextlib.contextmanager
     def _disk(self, path: Path) -> Iterator[None]:
         """Explain what the system refuses."""
@@ -203,7 +218,7 @@ class Staging:
             kept = ""
             if self._resumable and self._entries:
                 kept = f"; {len(self._entries)} weights are kept in {self.work}, the same command goes on from there"
-            raise ExportError(f"{error.filename or path}: {error.strerror}: {_advice(error)}{kept}") from error
+            raise ExportError(f"{error.filename or path}: {error.strerror}: {advice(error)}{kept}") from error
 
 
 def work_folder(output: Path) -> Path:
@@ -284,7 +299,8 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True).encode() + b"\n"
 
 
-def _record(path: Path) -> FileRecord:
+def file_record(path: Path) -> FileRecord:
+    """Size and SHA-256 of a file."""
     with path.open("rb") as file:
         return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -296,7 +312,8 @@ def _occupied(path: Path) -> int:
     return status.st_size if blocks is None else min(status.st_size, blocks * 512)
 
 
-def _advice(error: OSError) -> str:
+def advice(error: OSError) -> str:
+    """What to do where the disk refuses to write."""
     if error.errno in FULL:
         return "free some space, or choose a folder on another disk"
     if error.errno in FORBIDDEN:

@@ -196,6 +196,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(folder, shards, tensors, stack.pop_all())
 
 
+def open_adapter(folder: Path) -> Checkpoint:
+    """Open the one file of a PEFT adapter as `open_checkpoint` opens shards, with the same errors."""
+    with ExitStack() as stack:
+        shard = _open(folder / ADAPTER_NAME, stack)
+        tensors = {info.name: info for info in _read_header(shard)}
+        return Checkpoint(folder, {shard.path: shard}, tensors, stack.pop_all())
+
+
 def _open(path: Path, stack: ExitStack) -> Shard:
     try:
         return Shard(path, stack.enter_context(FileIO(path)))

@@ -121,6 +121,16 @@ class GraphBuilder:
         (stack,) = self.node("Scan", (indices,), name, attributes={"body": step, "num_scan_inputs": 1})
         return stack
 
+    def graft(self, model: ir.Model, after: ir.Node) -> None:
+        """Move what was made since the last call into a finished model: nodes behind `after`, inputs, initializers."""
+        graph = model.graph
+        graph.insert_after(after, self._nodes)
+        graph.inputs.extend(self._overridable)
+        for value in self._initializers.values():
+            if value.name not in graph.initializers:
+                graph.initializers.add(value)
+        self._nodes, self._overridable = [], []
+
     def _branch(self, name: str, append: Callable[[], ir.Value], inputs: Sequence[ir.Value] = ()) -> ir.Graph:
         outer, self._nodes = self._nodes, []
         result = append()

@@ -46,11 +46,13 @@ class CacheShape:
 class Regime:
     """Everything besides the positions that keys and values depend on.
 
-    `rotary`: the limit of the rotary table that turned them. `adapter`: the decoder's adapter that was on, or None.
+    `rotary`: the limit of the rotary table that turned them. `adapter`: the decoder's adapter for media that was on, or
+    None. `tuned`: the adapter that was added to the bundle and was on, or None.
     """
 
     rotary: int
     adapter: str | None = None
+    tuned: str | None = None
 
 
 @dataclass(frozen=True)

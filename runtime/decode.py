@@ -18,7 +18,7 @@ from .cache import CacheShape, KeyValueCache, Position, Regime, Snapshot
 from .errors import BundleError, NonFiniteLogits, RequestError
 from .graphs import Graph, Interrupt
 from .inputs import TextInputs
-from .manifest import TextModel
+from .manifest import TUNED, TextModel
 from .prefix_cache import Prefixes
 from .rotary import RotaryTables
 
@@ -65,6 +65,7 @@ class Decoder:
         self._stepping = threading.Lock()
         self._mask = np.ones((1, 0), np.int64)
         self._gates = [name for name in graph.optional if name.endswith(GATE)]
+        self._tuned: str | None = None
         self._bound: Regime | None = None
         self._rows: np.ndarray | None = None
         self._logits_dtype = graph.outputs["logits"].dtype
@@ -81,6 +82,10 @@ class Decoder:
     def cache(self) -> KeyValueCache:
         """Keys and values of the sequence so far."""
         return self._cache
+
+    def select_adapter(self, name: str | None) -> None:
+        """The adapter of the bundle that the next sequences are computed with, None for none."""
+        self._tuned = name
 
     def advance(
         self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None = None
@@ -239,7 +244,7 @@ class Decoder:
             self._binding.run(interrupt)
 
     def _regime(self, sequence: Sequence[Position]) -> Regime:
-        return Regime(self._tables.limit_for(len(sequence)), self._inputs.adapter(sequence))
+        return Regime(self._tables.limit_for(len(sequence)), self._inputs.adapter(sequence), self._tuned)
 
     def _bind_regime(self) -> None:
         regime = self._cache.regime
@@ -247,8 +252,9 @@ class Decoder:
             return
         for name, table in zip(("rotary_cos", "rotary_sin"), self._tables.arrays(regime.rotary), strict=True):
             self._binding.bind_input(name, table)
+        active = (f"{regime.adapter}{GATE}", f"{TUNED}{regime.tuned}{GATE}")
         for gate in self._gates:
-            self._binding.bind_input(gate, np.array(gate == f"{regime.adapter}{GATE}"))
+            self._binding.bind_input(gate, np.array(gate in active))
         self._bound = regime
 
     def _bind_cache(self, index: int, array: np.ndarray) -> None:

@@ -64,8 +64,9 @@ def footprint(manifest: Manifest, context: int) -> Footprint:
     tokenizer = manifest.files.get(TOKENIZER)
     read = _TOKENIZER_ENTRY * manifest.text.vocab_size + _TOKENIZER_BYTE * (tokenizer.size if tokenizer else 0)
     program = _PROGRAM + round(read)
+    added = sum(manifest.files[file].size for file in {adapter.file for adapter in manifest.adapters.values()})
     return Footprint(
-        program, sum(sizes.values()) - on_demand, context * bytes_per_position(manifest),
+        program, sum(sizes.values()) - on_demand + added, context * bytes_per_position(manifest),
         activations(manifest, context), on_demand,
     )
 

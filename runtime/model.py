@@ -74,10 +74,21 @@ class Model:
         names += [name for name, encoder in parts if encoder is not None and encoder.graph.loaded]
         return tuple(names)
 
-    def positions(self, prompt: ReadPrompt, interrupt: Interrupt) -> Sequence[Position]:
-        """What the decoder reads for `prompt`; encodes media not seen lately. Raises BundleError, Interrupted."""
+    @property
+    def left_to_cpu(self) -> dict[str, int]:
+        """Operators of the decoder that its device leaves to the CPU, with how many of each."""
+        return self._graph.left_to_cpu
+
+    def positions(
+        self, prompt: ReadPrompt, interrupt: Interrupt, adapter: str | None = None
+    ) -> Sequence[Position]:
+        """What the decoder reads for `prompt`, with `adapter` from now on; encodes media not seen lately.
+
+        Raises BundleError, Interrupted.
+        """
         if prompt.slots and self._name == TEXT and TEXT_MEDIA in self._manifest.graphs:
             self._switch_to_adapters()
+        self._decoder.select_adapter(adapter)
         return prompt.positions(self._encoders, interrupt)
 
     def release_encoders(self) -> None:

@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     draft: bool
     think: bool | None
     think_budget: int | None
+    adapter: str | None
 
 
 def choose_sampling(

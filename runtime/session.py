@@ -92,7 +92,7 @@ class Session:
         tools: Tools | None = None, tool_choice: str = "auto", parallel_tool_calls: bool = True,
         schema: Schema | None = None, regex: str | None = None, choice: Sequence[str] | None = None,
         grammar: str | None = None, variables: Mapping[str, object] = {}, progress: Progress | None = None,
-        draft: bool = True, think: bool | None = None, think_budget: int | None = None,
+        draft: bool = True, think: bool | None = None, think_budget: int | None = None, adapter: str | None = None,
     ) -> Generator[Piece, None, None]:  # fmt: skip
         """Answer `prompt` piece by piece; the work happens while the pieces are taken.
 
@@ -106,7 +106,7 @@ class Session:
         is computed, or computed again because it outgrew its rotary table or got its first medium. `draft`: run
         several tokens at a time where they are guessed or forced, which changes the speed and not what is said.
         `think`: whether a thought comes before the answer, None to leave that to the model. `think_budget`: the most
-        tokens of it, then it is closed and the answer follows; 0 is no thought.
+        tokens of it, then it is closed and the answer follows; 0 is no thought. `adapter`: which of `adapters` answers.
 
         Raises RequestError and ContextOverflow at once; SessionBusy and NonFiniteLogits while the pieces are taken.
         """
@@ -124,6 +124,7 @@ class Session:
             think = thinks_always(self.manifest.thinking)
         ids = asked.ids + opening(self._tokenizer, asked.ids, think, self.manifest.thinking)
         asked = replace(asked, ids=ids)
+        self._require_adapter(adapter)
         limit = choose_limit(max_tokens, len(ids), self.context)
         reader = AnswerReader(self._tokenizer, (stop,) if isinstance(stop, str) else stop, ids, tools=bool(tools))
         inner = None if built is None else self._constraints.begin(built, ids)
@@ -135,7 +136,7 @@ class Session:
         meter = Meter(len(ids), time.perf_counter() - started)
 
         def steps(interrupt: Interrupt) -> Iterator[Step]:
-            positions = self._model.positions(asked, interrupt)
+            positions = self._model.positions(asked, interrupt, adapter)
             ends = frozenset(self.manifest.tokens.eos)
             yield from generate(self._model.decoder, positions, sampler, limit, ends, interrupt, progress, draft=draft)
 
@@ -180,15 +181,18 @@ class Session:
         """The token ids that the model sees for `prompt`, one for each row of a medium. Raises RequestError."""
         return self._read(prompt, tools, variables).ids
 
-    def logits(self, prompt: Prompt, *, progress: Progress | None = None) -> np.ndarray:
+    def logits(
+        self, prompt: Prompt, *, progress: Progress | None = None, adapter: str | None = None
+    ) -> np.ndarray:
         """Logits behind every token of `prompt`, float32 (tokens, vocabulary); the cached conversation stays.
 
         Raises RequestError (also when cancelled), ContextOverflow, SessionBusy, NonFiniteLogits.
         """
         asked = self._read(prompt, None, {})
+        self._require_adapter(adapter)
         with self._work() as interrupt:
             try:
-                positions = self._model.positions(asked, interrupt)
+                positions = self._model.positions(asked, interrupt, adapter)
                 return self._model.decoder.logits(positions, interrupt, progress)
             except Interrupted as interrupted:
                 raise RequestError(
@@ -217,6 +221,11 @@ class Session:
             raise RequestError("the snapshot was taken from another bundle: its keys and values mean nothing here")
         with self._work():
             self._model.decoder.restore(kept.snapshot)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the fine-tuned adapters that `edgephi adapter add` put into the bundle."""
+        return tuple(self.manifest.adapters)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -277,6 +286,11 @@ class Session:
             yield from map(_piece, further)
             usage = meter.usage(self.device, self.threads, reader.thinking_tokens)
             yield replace(_piece(last), finish_reason=finish, usage=usage)
+
+    def _require_adapter(self, name: str | None) -> None:
+        if name is not None and name not in self.manifest.adapters:
+            known = ", ".join(self.manifest.adapters) or "none; `edgephi adapter add` adds one"
+            raise RequestError(f"the bundle has no adapter {name!r:.80}; its adapters: {known}")
 
     def _read(
         self, prompt: Prompt, tools: Sequence[Mapping[str, object]] | None, variables: Mapping[str, object]

@@ -48,20 +48,78 @@ def adapted(graph: GraphBuilder, adapters: Sequence[Adapter], active: str | None
         prefix = weight.removesuffix(".weight")
         product = linear(graph, x, weight, outputs, inputs)
 
-        def side_path(adapter: Adapter) -> ir.Value:
-            down, up = adapter.factors(weight)
-            low = linear(graph, x, down, adapter.rank, inputs)
-            raised = linear(graph, low, up, outputs, adapter.rank)
-            return graph.apply("Add", (product, raised), f"{prefix}.{adapter.gate}")
-
         def first_active(remaining: Sequence[tuple[Adapter, ir.Value]]) -> ir.Value:
             if not remaining:
                 return graph.apply("Identity", (product,), f"{prefix}.unadapted")
             (adapter, gate), *others = remaining
             return graph.choose(
-                gate, f"{prefix}.{adapter.gate}_or_not", lambda: side_path(adapter), lambda: first_active(others)
+                gate, f"{prefix}.{adapter.gate}_or_not",
+                lambda: _side_path(graph, Product(prefix, x, product, outputs, inputs), adapter),
+                lambda: first_active(others),
             )
 
         return first_active(gated)
 
     return project
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a linear makes: `result` (..., outputs) of `x` (..., inputs); `prefix` begins the names of its weights."""
+
+    prefix: str
+    x: ir.Value
+    result: ir.Value
+    outputs: int
+    inputs: int
+
+
+class AddedAdapters:
+    """Adapters beside linears of a graph that is there already; at most one of their gates may be true.
+
+    One `If` a linear, however many adapters there are, so those that are off cost the same as a single one.
+    """
+
+    def __init__(self, graph: GraphBuilder, names: Sequence[str]) -> None:
+        """Declare a gate for each name, off by default."""
+        self._graph = graph
+        self._gates = {
+            name: graph.overridable(graph.constant(Adapter(name, 0).gate, np.array(False)), ()) for name in names
+        }
+        self._any: dict[tuple[str, ...], ir.Value] = {}
+
+    def beside(self, product: Product, adapters: Sequence[Adapter]) -> ir.Value:
+        """`product.result`, with what the one of `adapters` adds whose gate is true. Call it in the graph's order."""
+        graph, prefix = self._graph, product.prefix
+
+        def active(remaining: Sequence[Adapter]) -> ir.Value:
+            adapter, *others = remaining
+            if not others:
+                return _side_path(graph, product, adapter)
+            return graph.choose(
+                self._gates[adapter.name], f"{prefix}.{adapter.gate}_or_other",
+                lambda: _side_path(graph, product, adapter), lambda: active(others),
+            )
+
+        return graph.choose(
+            self._any_of(tuple(adapter.name for adapter in adapters)), f"{prefix}.added", lambda: active(adapters),
+            lambda: graph.apply("Identity", (product.result,), f"{prefix}.as_published"),
+        )
+
+    def _any_of(self, names: tuple[str, ...]) -> ir.Value:
+        """Whether one of the gates is true; made once and read by every later linear with the same adapters."""
+        if names not in self._any:
+            *others, last = names
+            gate = self._gates[last]
+            if others:
+                earlier = self._any_of(tuple(others))
+                gate = self._graph.apply("Or", (earlier, gate), self._graph.numbered("any_adapter"))
+            self._any[names] = gate
+        return self._any[names]
+
+
+def _side_path(graph: GraphBuilder, product: Product, adapter: Adapter) -> ir.Value:
+    down, up = adapter.factors(f"{product.prefix}.weight")
+    low = linear(graph, product.x, down, adapter.rank, product.inputs)
+    raised = linear(graph, low, up, product.outputs, adapter.rank)
+    return graph.apply("Add", (product.result, raised), f"{product.prefix}.{adapter.gate}")
