@@ -6,10 +6,12 @@ here: falling back to another device, placing a node elsewhere, and its own tele
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import BundleError, ProviderUnavailable, RequestError
-from .providers.provider import Provider
+from .providers.provider import Plugin, Provider
 
 TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
 
@@ -89,7 +91,10 @@ class Tensor:
 
 
 class Graph:
-    """One loaded graph. `inputs` must be given, `optional` have a default, `outputs` come back."""
+    """One loaded graph. `inputs` must be given, `optional` have a default, `outputs` come back.
+
+    `left_to_cpu`: operators that the device is known to leave to the CPU and has left, with how many of each.
+    """
 
     def __init__(self, path: Path, provider: Provider, threads: int, *, model: bytes | None = None) -> None:
         """Load the graph at `path` with the data files beside it; `model` takes the place of the file's contents.
@@ -97,15 +102,10 @@ class Graph:
         Raises BundleError for a graph that ONNX Runtime refuses, ProviderUnavailable for a device that cannot run all
         of it.
         """
-        if provider.ort_name not in ort.get_available_providers():
-            raise ProviderUnavailable(
-                f"device {provider.name!r} needs {provider.ort_name}, this ONNX Runtime {ort.__version__} offers "
-                f"{', '.join(ort.get_available_providers())}: install a build that has it or choose another device"
-            )
         self.path = path
         self._running = threading.Lock()
         self._session: ort.InferenceSession | None = _open(path, provider, threads, model)
-        _check_placement(self._session, provider, path)
+        self.left_to_cpu = _check_placement(self._session, provider, path)
         self.inputs = _tensors(self._session.get_inputs())
         self.optional = _tensors(self._session.get_overridable_initializers())
         self.outputs = _tensors(self._session.get_outputs())
@@ -216,6 +216,68 @@ def write_prepacked(path: Path, provider: Provider, target: Path, data: str) -> 
     _session(path, options, provider, None)
 
 
+def hardware(provider: Provider) -> tuple[str, ...]:
+    """What this machine has for a provider, in words: one entry a device.
+
+    Raises ProviderUnavailable saying what is missing: the package, the library, its dependencies or the device.
+    """
+    found = _devices(provider)
+    described = [
+        " ".join([str(item.device.vendor or item.ep_vendor), item.device.type.name, *item.device.metadata.values()])
+        for item in found
+    ]
+    return tuple(described) or (provider.ort_name,)
+
+
+def _devices(provider: Provider) -> list[Any]:
+    """ONNX Runtime's handles of what a provider drives here; none for a provider inside ONNX Runtime itself."""
+    if provider.plugin is not None:
+        _register(provider, provider.plugin)
+        found = [item for item in ort.get_ep_devices() if item.ep_name == provider.ort_name]
+        fitting = [item for item in found if item.device.type.name in provider.hardware]
+        if not fitting:
+            kinds = sorted({item.device.type.name for item in found})
+            raise ProviderUnavailable(
+                f"device {provider.name!r} is not in this machine: {provider.ort_name} needs "
+                f"{' or '.join(provider.hardware)} and finds {', '.join(kinds) or 'nothing'}: {provider.install}"
+            )
+        return fitting
+    if provider.ort_name not in ort.get_available_providers():
+        raise ProviderUnavailable(
+            f"device {provider.name!r} needs {provider.ort_name}, this ONNX Runtime {ort.__version__} offers "
+            f"{', '.join(ort.get_available_providers())}: {provider.install}; or choose another device"
+        )
+    return []
+
+
+def _register(provider: Provider, plugin: Plugin) -> None:
+    """Let ONNX Runtime load the library of a plugin, once a process."""
+    if provider.ort_name in ort.get_available_providers():
+        return
+    try:
+        library = importlib.import_module(plugin.package).get_library_path()
+    except ImportError as error:
+        raise ProviderUnavailable(
+            f"device {provider.name!r} needs the package {plugin.distribution}, which is not installed: "
+            f"{provider.install}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ProviderUnavailable(_missing_library(provider, plugin, _first_line(error))) from error
+    if not os.path.isfile(library):
+        raise ProviderUnavailable(_missing_library(provider, plugin, f"there is no {library}"))
+    try:
+        ort.register_execution_provider_library(provider.ort_name, library)
+    except _ORT_ERRORS as error:
+        raise ProviderUnavailable(_missing_library(provider, plugin, _first_line(error))) from error
+
+
+def _missing_library(provider: Provider, plugin: Plugin, reason: str) -> str:
+    return (
+        f"device {provider.name!r}: the library of {plugin.distribution} does not load ({reason}): install the package "
+        "again, and the driver of the device; or choose another device"
+    )
+
+
 def _open(path: Path, provider: Provider, threads: int, model: bytes | None) -> ort.InferenceSession:
     options = _options(provider, threads)
     # packing the weights for the kernels is most of the time of a load
@@ -229,6 +291,7 @@ def _options(provider: Provider, threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = provider.memory_pattern
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -240,30 +303,40 @@ def _options(provider: Provider, threads: int) -> ort.SessionOptions:
 def _session(
     path: Path, options: ort.SessionOptions, provider: Provider, model: bytes | None
 ) -> ort.InferenceSession:
+    devices = _devices(provider)
+    settings = dict(provider.options)
     try:
-        return ort.InferenceSession(model or str(path), options, providers=[provider.ort_name], enable_fallback=0)
+        if provider.plugin is None:
+            chosen = [(provider.ort_name, settings)]
+            return ort.InferenceSession(model or str(path), options, providers=chosen, enable_fallback=0)
+        options.add_provider_for_devices(devices, settings)
+        return ort.InferenceSession(model or str(path), options, enable_fallback=0)
     except _ORT_ERRORS as error:
+        reason = _first_line(error)
+        if provider.kind != "cpu":
+            raise ProviderUnavailable(
+                f"device {provider.name!r} does not open {path} ({reason}): update its driver, choose another device, "
+                "or run `edgephi doctor`"
+            ) from error
         raise BundleError(
-            f"{path}: ONNX Runtime {ort.__version__} does not load the graph ({_first_line(error)}); "
+            f"{path}: ONNX Runtime {ort.__version__} does not load the graph ({reason}); "
             "run `edgephi verify` or export the checkpoint again"
         ) from error
 
 
-def _check_placement(session: ort.InferenceSession, provider: Provider, path: Path) -> None:
-    """Every node must have gone to the device that was asked for."""
-    elsewhere = sorted(
-        {
-            f"{node.op_type} on {part.ep_name}"
-            for part in session.get_provider_graph_assignment_info()
-            if part.ep_name != provider.ort_name
-            for node in part.get_nodes()
-        }
+def _check_placement(session: ort.InferenceSession, provider: Provider, path: Path) -> dict[str, int]:
+    """Every node must have gone to the device that was asked for, but for what it is known to leave to the CPU."""
+    elsewhere = Counter(
+        (node.op_type, part.ep_name) for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider.ort_name for node in part.get_nodes()
     )
-    if elsewhere:
+    refused = sorted(f"{kind} on {where}" for kind, where in elsewhere if kind not in provider.leaves_to_cpu)
+    if refused:
         raise ProviderUnavailable(
-            f"{path}: device {provider.name!r} does not take {', '.join(elsewhere[:6])}:"
+            f"{path}: device {provider.name!r} does not take {', '.join(refused[:6])}:"
             " export the checkpoint for this device"
         )
+    return {kind: count for (kind, _), count in sorted(elsewhere.items())}
 
 
 def _tensors(values: Sequence[Any]) -> dict[str, Tensor]:

@@ -5,13 +5,15 @@ Boundary: checks the folder and puts the parts of a session together; answers no
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import prepacked, providers
+from . import prepacked
 from .chat import ChatTemplate
-from .errors import ProviderUnavailable, RequestError
+from .errors import RequestError
 from .fit import require_memory
+from .graphs import Interrupt
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import available_memory
 from .model import TEXT, Model
@@ -20,11 +22,13 @@ from .prompt import PromptReader
 from .providers.provider import Provider
 from .rotary import RotaryTables
 from .sampling import is_whole
+from .selection import choose
 from .session import Session
 from .tokens import Tokenizer
 
 HASHED_BYTES = 64 << 20  # larger files are weights: loading checks their size, `edgephi verify` their hash
 MAXIMUM_THREADS = 1024
+TRIAL_PROMPT, TRIAL_ANSWER = 64, 16  # tokens that devices are compared by
 
 
 def load(
@@ -33,7 +37,9 @@ def load(
 ) -> Session:
     """Open a bundle folder.
 
-    `device` is a name of `edgephi.runtime.providers`, or "auto" for the one that the bundle was exported for.
+    `device` is a name of `edgephi.runtime.providers`; "npu" or "gpu" for one of that kind; or "auto" for the fastest of
+    all that are there, found out the first time with a few tokens and remembered. `Session.device` and
+    `Session.device_reason` say which one it is and why, `Session.left_to_cpu` what it does not compute itself.
     `threads`: None for one on each physical core. `context`: the longest conversation in tokens; None for all that
     the model has, where a LongRoPE model computes a conversation again when it outgrows its original length; a number
     for one rotary table from the first token on. Sizes of all files and hashes of all but the weights are checked.
@@ -51,14 +57,19 @@ def load(
     """
     folder = Path(bundle)
     manifest = read_manifest(folder)
-    provider = _provider(device, manifest)
     if threads is not None and not (is_whole(threads) and 1 <= threads <= MAXIMUM_THREADS):
         raise RequestError(f"threads is {threads!r}; allowed is a whole number from 1 to {MAXIMUM_THREADS}, or None")
     tables = RotaryTables.open(folder, manifest.text, context)
     verify_files(folder, manifest, below=HASHED_BYTES)
+    if not (allow_oversized or mapped):  # before devices are compared
+        require_memory(manifest, context, available_memory(), mapped=False)
+    choice = choose(device, manifest, lambda candidate: _seconds(folder, manifest, candidate, tables))
+    provider = choice.provider
+    if mapped and not provider.maps_weights:
+        raise RequestError(f"device {provider.name!r} maps no weights: load without mapping (--mapped)")
     prepared = prepacked.default_folder() if mapped else None
-    if not allow_oversized:
-        ready = prepared is not None and prepacked.find(manifest, TEXT, provider, prepared) is not None
+    if prepared is not None and not allow_oversized:
+        ready = prepacked.find(manifest, TEXT, provider, prepared) is not None
         require_memory(manifest, context, available_memory(), mapped=ready)
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
@@ -69,7 +80,7 @@ def load(
     except BaseException:
         model.close()
         raise
-    return Session(manifest, provider, chosen, tokenizer, reader, model)
+    return Session(manifest, choice, chosen, tokenizer, reader, model)
 
 
 def _open_text(folder: Path, manifest: Manifest) -> tuple[Tokenizer, PromptReader]:
@@ -79,13 +90,17 @@ def _open_text(folder: Path, manifest: Manifest) -> tuple[Tokenizer, PromptReade
     return tokenizer, PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
 
 
-def _provider(device: str, manifest: Manifest) -> Provider:
-    """The device to use; it must run graphs of the activation dtype that the bundle was exported with."""
-    exported = providers.find(manifest.device)
-    provider = exported if device == "auto" else providers.find(device)
-    if provider.activation_dtype != exported.activation_dtype:
-        raise ProviderUnavailable(
-            f"device {device!r} computes in {provider.activation_dtype}, the bundle is for {manifest.device!r} and"
-            f" {exported.activation_dtype}: choose {manifest.device!r} or export the checkpoint for {device!r}"
-        )
-    return provider
+def _seconds(folder: Path, manifest: Manifest, provider: Provider, tables: RotaryTables) -> float:
+    """How long a device takes for a short prompt and a short answer, once it is warm."""
+    model = Model(folder, manifest, provider, provider.default_threads(), tables, find(False))
+    try:
+        interrupt, prompt = Interrupt(), [0] * max(1, min(TRIAL_PROMPT, tables.context - TRIAL_ANSWER))
+        model.decoder.advance(prompt, interrupt)
+        model.decoder.clear()
+        started = time.perf_counter()
+        model.decoder.advance(prompt, interrupt)
+        for _ in range(min(TRIAL_ANSWER, tables.context - len(prompt))):
+            model.decoder.append(0, interrupt)
+        return time.perf_counter() - started
+    finally:
+        model.close()

@@ -31,8 +31,8 @@ from .messages import Message
 from .model import Model
 from .options import Options, choose_limit, choose_sampling
 from .prompt import Prompt, PromptReader, ReadPrompt
-from .providers.provider import Provider
 from .sampling import Sampler
+from .selection import Choice
 from .thinking import answers_alone, budgeted, opening, thinks_always, wanted
 from .tokens import Tokenizer
 from .tools import MalformedCall, ToolCall
@@ -63,14 +63,15 @@ class Session:
     def __init__(
         self,
         manifest: Manifest,
-        provider: Provider,
+        choice: Choice,
         threads: int,
         tokenizer: Tokenizer,
         prompts: PromptReader,
         model: Model,
     ) -> None:
         self.manifest = manifest
-        self.device = provider.name
+        self.device = choice.provider.name
+        self.device_reason = choice.reason
         self.threads = threads
         self.context = model.decoder.context
         self._tokenizer = tokenizer
@@ -231,6 +232,11 @@ class Session:
     def loaded(self) -> tuple[str, ...]:
         """Names of the graphs that are in memory now."""
         return self._model.loaded
+
+    @property
+    def left_to_cpu(self) -> dict[str, int]:
+        """Operators of these graphs that the device leaves to the CPU, with how many of each; empty where none."""
+        return self._model.left_to_cpu
 
     def release_encoders(self) -> None:
         """Give back the memory that pictures and recordings took; the next one loads its encoder again. SessionBusy."""

@@ -72,7 +72,8 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
 @click.option(
-    "--device", default="cpu", show_default=True, help="What computes; 'auto' for what the bundle is made for."
+    "--device", default="cpu", show_default=True,
+    help="What computes: cpu, gpu, npu, a name that `edgephi doctor` knows, or auto for the fastest of them."
 )
 @click.option("--ground", "as_boxes", is_flag=True, help="Print where in the picture PROMPT is, as JSON with pixels.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it stands: no chat template; control tokens count.")
@@ -150,10 +151,16 @@ def loaded(
     with Waiting(f"loading {bundle.name}"):
         from ..loading import load
 
-        return load(
+        session = load(
             bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized,
             prefix_cache=prefix_cache,
         )
+    if device != session.device:
+        note(f"device {session.device}: {session.device_reason}")
+    if session.left_to_cpu:
+        left = ", ".join(f"{count} {kind}" for kind, count in session.left_to_cpu.items())
+        note(f"device {session.device} leaves to the CPU: {left}")
+    return session
 
 
 def _prompt_text(words: tuple[str, ...], *, spoken: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""ONE FILE PER DEVICE KIND, found by listing this folder; each defines `PROVIDER`."""
+"""ONE FILE PER DEVICE, found by listing this folder; each defines `PROVIDER`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import pkgutil
 
 from ..errors import ProviderUnavailable
 from .provider import Provider
+
+KINDS = ("cpu", "gpu", "npu")
+# Export makes graphs for a kind as its first record here wants them; the others run the same ones.
+_MODELS = {"cpu": "cpu", "gpu": "webgpu", "npu": "qnn"}
 
 
 def names() -> tuple[str, ...]:
@@ -25,3 +29,20 @@ def find(name: str) -> Provider:
     if not isinstance(provider, Provider):
         raise ProviderUnavailable(f"device file {name}.py defines no Provider record; mend it or remove the file")
     return provider
+
+
+def candidates(device: str) -> tuple[Provider, ...]:
+    """The records that a request for a device means: a name, a kind, or "auto" for every one but simulators.
+
+    Raises ProviderUnavailable for what is none of these.
+    """
+    records = [find(name) for name in names()] if device in (*KINDS, "auto") else [find(device)]
+    return tuple(
+        record for record in records if device == record.name or record.kind == device
+        or (device == "auto" and record.kind in KINDS)
+    )
+
+
+def for_export(device: str) -> Provider:
+    """The record whose wishes an export for a kind or a name follows. Raises ProviderUnavailable."""
+    return find(_MODELS.get(device, device))

@@ -44,10 +44,15 @@ def _quota() -> int:
 
 PROVIDER = Provider(
     name="cpu",
+    kind="cpu",
     ort_name="CPUExecutionProvider",
     activation_dtype="float32",
+    runs=("float32", "float16"),
     block_bits=(4, 8),
     accuracy_level=4,
     session_config=(("session.intra_op.spin_duration_us", "50"), ("session.set_denormal_as_zero", "0")),
     default_threads=default_threads,
+    hardware=("CPU",),
+    install="install onnxruntime",
+    maps_weights=True,
 )

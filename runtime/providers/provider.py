@@ -7,30 +7,74 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["cpu", "gpu", "npu", "simulator"]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A provider that comes as a library of its own: `package` is the Python module whose `get_library_path()` names
+    it, `distribution` what pip installs.
+    """
+
+    package: str
+    distribution: str
 
 
 @dataclass(frozen=True)
 class Provider:
     """What one kind of device can run and how ONNX Runtime is set up for it.
 
-    `activation_dtype`: dtype of activations, KV cache and logits.
-    `block_bits`: widths of MatMulNBits weights with a fast kernel.
-    `accuracy_level`: the attribute of MatMulNBits that selects the fast kernel (4 = int8 activations per block of a
-    row). `session_config`: entries of ONNX Runtime's session configuration. `default_threads`: how many threads to
-    use when the user does not say.
+    `kind`: what a user may ask for instead of a name. `activation_dtype`: dtype of activations, KV cache and logits in
+    the graphs that export makes for it; `runs`: those that it can run. `block_bits`: widths of MatMulNBits weights with
+    a fast kernel. `accuracy_level`: the attribute of MatMulNBits that selects the fast kernel (4 = int8 activations per
+    block of a row, 0 = the activations' own dtype). `session_config`: entries of ONNX Runtime's session configuration.
+    `default_threads`: how many threads to use when the user does not say.
+
+    `lowerings`: rewrites of export/lowering/ that its graphs need, in order. `window`: positions that a graph of fixed
+    shapes reads at once, None where shapes may vary. `hardware`: types of ONNX Runtime's device list that it drives.
+    `plugin`: None for a provider inside ONNX Runtime itself. `install`: the next step where it is missing. `options`:
+    of the provider. `leaves_to_cpu`: operators that it is known to leave to the CPU, which is reported; any other that
+    it leaves is an error. `memory_pattern`: whether ONNX Runtime may plan its memory ahead.
+    `maps_weights`: whether it can use weights that prepacked.py wrote to a file.
     """
 
     name: str
+    kind: Kind
     ort_name: str
     activation_dtype: str
+    runs: tuple[str, ...]
     block_bits: tuple[int, ...]
     accuracy_level: int
     session_config: tuple[tuple[str, str], ...]
     default_threads: Callable[[], int]
+    hardware: tuple[str, ...]
+    install: str
+    lowerings: tuple[str, ...] = ()
+    window: int | None = None
+    plugin: Plugin | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    leaves_to_cpu: tuple[str, ...] = ()
+    memory_pattern: bool = True
+    maps_weights: bool = False
 
     def __post_init__(self) -> None:
-        if self.activation_dtype not in ("float32", "float16"):
-            found = repr(self.activation_dtype)
-            raise ValueError(f"provider {self.name}: activation dtype {found} is not float32 or float16")
+        for dtype in (self.activation_dtype, *self.runs):
+            if dtype not in ("float32", "float16"):
+                raise ValueError(f"provider {self.name}: activation dtype {dtype!r} is not float32 or float16")
+        if self.activation_dtype not in self.runs:
+            raise ValueError(f"provider {self.name}: does not run the {self.activation_dtype} that is made for it")
         if not set(self.block_bits) <= {2, 4, 8}:
             raise ValueError(f"provider {self.name}: block bits {self.block_bits} must be among 2, 4, 8")
+        if self.window is not None and self.window < 2:
+            raise ValueError(f"provider {self.name}: a window of {self.window} positions; 2 or more are needed")
+
+    def refusal(self, made_for: Provider) -> str | None:
+        """Why graphs that were made for another device cannot run here, None where they can."""
+        if made_for.activation_dtype not in self.runs:
+            return f"it computes in {' or '.join(self.runs)}, the bundle in {made_for.activation_dtype}"
+        missing = [lowering for lowering in self.lowerings if lowering not in made_for.lowerings]
+        if missing:
+            return f"it needs graphs with {', '.join(missing)}, and the bundle is made for {made_for.name!r}"
+        return None

@@ -174,8 +174,13 @@ def test_a_node_on_another_device_is_refused() -> None:
     wanted = "'npu' does not take Add on CPUExecutionProvider, Gather on CPUExecutionProvider"
     with pytest.raises(ProviderUnavailable, match=wanted):
         graphs._check_placement(session, npu, Path("text.onnx"))
+    known = dataclasses.replace(npu, leaves_to_cpu=("Gather",))
+    with pytest.raises(ProviderUnavailable, match="does not take Add on CPUExecutionProvider: export"):
+        graphs._check_placement(session, known, Path("text.onnx"))
+    known = dataclasses.replace(npu, leaves_to_cpu=("Gather", "Add"))
+    assert graphs._check_placement(session, known, Path("text.onnx")) == {"Add": 1, "Gather": 2}
     session.get_provider_graph_assignment_info = lambda: placed[:1]
-    graphs._check_placement(session, npu, Path("text.onnx"))
+    assert graphs._check_placement(session, npu, Path("text.onnx")) == {}
 
 
 def test_the_real_placement_is_recorded(doubling: Path) -> None:

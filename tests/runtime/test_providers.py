@@ -23,13 +23,17 @@ def test_every_file_is_a_device_of_its_name(name: str) -> None:
 
 def test_a_device_that_no_file_has_is_named_with_those_that_are() -> None:
     for name in ("abacus", "provider", "", "../cpu"):
-        with pytest.raises(ProviderUnavailable, match="is not known; this version serves cpu: choose one of them"):
+        with pytest.raises(ProviderUnavailable, match=r"is not known; .* cpu, .*webgpu: choose one"):
             providers.find(name)
 
 
 def test_a_record_refuses_what_no_kernel_has() -> None:
     with pytest.raises(ValueError, match="activation dtype 'int8' is not float32 or float16"):
         dataclasses.replace(cpu.PROVIDER, activation_dtype="int8")
+    with pytest.raises(ValueError, match="does not run the float16 that is made for it"):
+        dataclasses.replace(cpu.PROVIDER, runs=("float32",), activation_dtype="float16")
+    with pytest.raises(ValueError, match="a window of 1 positions"):
+        dataclasses.replace(cpu.PROVIDER, window=1)
     with pytest.raises(ValueError, match=r"block bits \(3,\) must be among 2, 4, 8"):
         dataclasses.replace(cpu.PROVIDER, block_bits=(3,))
 

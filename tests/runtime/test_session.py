@@ -409,14 +409,15 @@ def test_devices_and_threads(folder: Path, copied: Path, monkeypatch: pytest.Mon
     from edgephi.runtime import providers
 
     with edgephi.load(folder, device="auto") as session:
+        assert "only device" in session.device_reason and not session.left_to_cpu
         assert session.device == "cpu" and session.threads == providers.find("cpu").default_threads()
-    with pytest.raises(ProviderUnavailable, match="device 'npu' is not known; this version serves cpu"):
-        edgephi.load(folder, device="npu")
+    with pytest.raises(ProviderUnavailable, match="device 'abacus' is not known; this version serves cpu, "):
+        edgephi.load(folder, device="abacus")
     for threads in (0, -1, 1025, True, 1.5):
         with pytest.raises(RequestError, match=r"threads is .*; allowed is a whole number from 1 to 1024"):
             edgephi.load(folder, threads=threads)  # type: ignore[arg-type]  # what a caller may pass by mistake
-    half = dataclasses.replace(providers.find("cpu"), name="half", activation_dtype="float16")
+    half = dataclasses.replace(providers.find("cpu"), name="half", activation_dtype="float16", runs=("float16",))
     known = providers.find
     monkeypatch.setattr(providers, "find", lambda name: half if name == "half" else known(name))
-    with pytest.raises(ProviderUnavailable, match="'half' computes in float16, the bundle is for 'cpu' and float32"):
+    with pytest.raises(ProviderUnavailable, match="'half' cannot run this bundle: it computes in float16, the bundle"):
         edgephi.load(folder, device="half")

@@ -1,0 +1,1 @@
+"""One graph rewrite a file, chosen by the capability record of a device."""
