@@ -48,7 +48,9 @@ VERBS = {
     "show": Verb("runtime.cli.show:show", "What a bundle is: model, sizes, precision, context, licence."),
     "export": Verb("export.cli:export", "Turn a Phi-4 checkpoint into a bundle."),
     "verify": Verb("export.cli:verify", "Check that a bundle is whole and computes."),
+    "adapter": Verb("export.adapter_cli:adapter", "Add fine-tuned LoRA adapters to a bundle, list and remove them."),
     "fit": Verb("export.fit:fit", "Whether a model fits this machine, and how fast it is."),
+    "doctor": Verb("runtime.cli.doctor:doctor", "Which devices of this machine can serve, and why not the others."),
     "bench": Verb("runtime.cli.bench:bench", "How fast a bundle reads and writes on this machine."),
     "demo": Verb("demo.cli:demo", "Run the small model that comes with this package."),
 }

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ..runtime.errors import BundleError, CheckpointError, NonFiniteLogits
 from ..runtime.graphs import Graph
-from ..runtime.manifest import MANIFEST_NAME, Manifest, TensorRecord, read_manifest, verify_files
+from ..runtime.manifest import MANIFEST_NAME, TUNED, Manifest, TensorRecord, read_manifest, verify_files
 from ..runtime.providers import find as find_provider
 from ..runtime.providers.provider import Provider
 from . import families
@@ -97,7 +97,7 @@ def verify(
 
 
 def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | None) -> None:
-    """Run a graph once. Raises NonFiniteLogits."""
+    """Run a graph once, and once with each adapter that was added to it. Raises NonFiniteLogits."""
     try:
         if names.ATTENTION_MASK in graph.inputs:
             feeds, output = _feeds(graph, _ids(manifest), manifest, embedded), names.LOGITS
@@ -109,12 +109,14 @@ def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | Non
             feeds, output = _moment(graph), names.AUDIO_FEATURES
         else:
             return  # the embedding, which has run
-        values = graph.run(feeds, [output])[output]
-        if not np.isfinite(values).all():
-            found = values[~np.isfinite(values)][0]
-            raise NonFiniteLogits(
-                f"{graph.path}: graph {name} computes {found} for a small input: export the checkpoint again"
-            )
+        gates = [gate for gate in graph.optional if gate.startswith(TUNED)]
+        for on in ({}, *({gate: np.array(True)} for gate in gates)):
+            values = graph.run(feeds | on, [output])[output]
+            if not np.isfinite(values).all():
+                found, added = values[~np.isfinite(values)][0], "".join(f" with {gate}" for gate in on)
+                raise NonFiniteLogits(
+                    f"{graph.path}: graph {name}{added} computes {found} for a small input: export the checkpoint again"
+                )
     finally:
         graph.close()
 

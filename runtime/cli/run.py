@@ -54,6 +54,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--think/--no-think", default=None, help="Think before the answer, or not; default: as it likes."),
         click.option("--think-budget", type=int, metavar="N", help="Close a thought after N tokens; 0 is no thought."),
         click.option("--hide-thinking", is_flag=True, help="Show the answer alone."),
+        click.option("--adapter", metavar="NAME", help="Answer with this adapter of the bundle."),
     ]
     for option in reversed(options):
         function = option(function)

@@ -50,6 +50,7 @@ class Settings:
     choice: tuple[str, ...] = ()
     tools: Sequence[Mapping[str, object]] = ()
     tool_choice: str = "auto"
+    adapter: str | None = None
 
     def options(self) -> Options:
         """Keyword arguments for `Session.stream`."""
@@ -71,6 +72,7 @@ class Settings:
             "choice": self.choice or None,
             "tools": self.tools or None,
             "tool_choice": self.tool_choice,
+            "adapter": self.adapter,
         }
 
     def changed(self, name: str, text: str) -> Settings:
@@ -126,4 +128,5 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "frequency_penalty": float,
     "seed": int,
     "stop": str,
+    "adapter": str,
 }

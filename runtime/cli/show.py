@@ -63,6 +63,7 @@ def facts(manifest: Manifest, *, has_template: bool) -> list[tuple[str, str]]:
         ("vocabulary", f"{text.vocab_size:,} tokens, an answer ends at {', '.join(map(str, manifest.tokens.eos))}"),
         ("sampling", _sampling(manifest)),
         ("thinks", _thinking(manifest)),
+        ("adapters", ", ".join(manifest.adapters) or "none"),
         ("template", "yes (--template shows it)" if has_template else "none"),
         ("licence", manifest.licence.strip().split("\n")[0]),
         ("files", f"{len(manifest.files)}: {', '.join(manifest.files)}"),

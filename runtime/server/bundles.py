@@ -6,7 +6,7 @@ Boundary: reads the manifest and the text of the chat template; opens no graph a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..chat import ChatTemplate
@@ -18,7 +18,10 @@ MEDIA = ("image", "audio")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle under the name by which clients ask for it. `template`: its chat template, None where it has none."""
+    """A bundle under the name by which clients ask for it. `template`: its chat template, None where it has none.
+
+    `adapter`: the one of its adapters that answers, None for none.
+    """
 
     name: str
     folder: Path
@@ -26,6 +29,7 @@ class Bundle:
     template: str | None
     created: int
     loading: Loading
+    adapter: str | None = None
 
     @classmethod
     def open(cls, name: str, folder: Path, loading: Loading) -> Bundle:
@@ -34,6 +38,10 @@ class Bundle:
         template = ChatTemplate.open(folder, controls=())
         created = int((folder / MANIFEST_NAME).stat().st_mtime)
         return cls(name, folder, manifest, None if template is None else template.source, created, loading)
+
+    def with_adapters(self) -> list[Bundle]:
+        """The same bundle once for each of its adapters, called `bundle:adapter`."""
+        return [replace(self, name=f"{self.name}:{name}", adapter=name) for name in self.manifest.adapters]
 
     @property
     def takes(self) -> frozenset[str]:
@@ -50,7 +58,7 @@ class Bundle:
     def fingerprint(self) -> str:
         """OpenAI's `system_fingerprint`: another one where the same seed may give another answer."""
         digest = hashlib.sha256(serialize(self.manifest))
-        digest.update(repr(self.loading).encode())
+        digest.update(repr((self.loading, self.adapter)).encode())
         return f"fp_{digest.hexdigest()[:10]}"
 
     def entry(self, state: str) -> dict[str, object]:
@@ -64,4 +72,5 @@ class Bundle:
             "architecture": {"input_modalities": ["text", *sorted(self.takes)], "output_modalities": ["text"]},
             "license": self.manifest.licence,
             "state": state,
+            **({} if self.adapter is None else {"parent": self.name.removesuffix(f":{self.adapter}")}),
         }

@@ -57,7 +57,7 @@ class Endpoints:
         model = self.models.find(fields.text("model"))
         client = _client(request, fields)
         asked = await asyncio.to_thread(read_chat, fields, model.bundle)
-        task = Task(client, ask(asked.messages, asked.options))
+        task = Task(client, ask(asked.messages, asked.options, model.bundle.adapter))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
         answers = Answers(model.worker, [task])
@@ -71,7 +71,7 @@ class Endpoints:
         client = _client(request, fields)
         asked = read_completion(fields, model.bundle)
         prompts = await asyncio.to_thread(_raw_ids, model, asked.prompts)
-        tasks = [Task(client, ask(ids, asked.options)) for ids in prompts]
+        tasks = [Task(client, ask(ids, asked.options, model.bundle.adapter)) for ids in prompts]
         echoes = [""] * len(tasks)
         if asked.echo:
             echoes = await asyncio.to_thread(_texts, model, asked.prompts)
@@ -87,7 +87,7 @@ class Endpoints:
         model = self.models.find(fields.text("model"))
         client = _client(request, fields)
         asked = await asyncio.to_thread(read_responses, fields, model.bundle)
-        task = Task(client, ask(asked.messages, asked.options))
+        task = Task(client, ask(asked.messages, asked.options, model.bundle.adapter))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
         answers = Answers(model.worker, [task])
@@ -121,7 +121,7 @@ class Endpoints:
                     "state": model.worker.state, "busy": model.worker.busy, "waiting": model.worker.waiting,
                     "device": model.bundle.loading.device,
                 }
-                for model in self.models.models
+                for model in self.models.bundles
             }
         return JSONResponse(told)
 

@@ -85,12 +85,16 @@ class Job(Generic[M]):
         self.cancelled = threading.Event()
 
 
-def ask(prompt: Prompt, options: Options) -> Callable[[Engine, Progress], Generator[Piece, None, None]]:
-    """A task's `start` that answers a prompt."""
+def ask(
+    prompt: Prompt, options: Options, adapter: str | None = None
+) -> Callable[[Engine, Progress], Generator[Piece, None, None]]:
+    """A task's `start` that answers a prompt, with an adapter of the bundle where one is named."""
 
     def start(engine: Engine, progress: Progress) -> Generator[Piece, None, None]:
         given = options.copy()
         given["progress"] = progress
+        if adapter is not None:
+            given["adapter"] = adapter
         return engine.stream(prompt, **given)
 
     return start

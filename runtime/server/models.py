@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..errors import RequestError
 from ..tokens import Tokenizer
 from .bundles import Bundle
 from .jobs import Engine
@@ -22,16 +23,19 @@ OpenEngine = Callable[[Bundle], Engine]
 
 
 class Model:
-    """One bundle and its worker."""
+    """One bundle and its worker; one that answers with an adapter has the worker and the tokenizer of its `base`."""
 
-    def __init__(self, bundle: Bundle, worker: Worker) -> None:
+    def __init__(self, bundle: Bundle, worker: Worker, base: Model | None = None) -> None:
         self.bundle = bundle
         self.worker = worker
+        self._base = base
         self._tokenizer: Tokenizer | None = None
         self._opening = threading.Lock()
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, for raw prompts and the text of single tokens; slow the first time. Raises BundleError."""
+        if self._base is not None:
+            return self._base.tokenizer()
         with self._opening:
             if self._tokenizer is None:
                 self._tokenizer = Tokenizer.open(self.bundle.folder)
@@ -44,22 +48,32 @@ class Models:
 
     models: Sequence[Model]
 
+    @property
+    def bundles(self) -> list[Model]:
+        """Each bundle once, without its adapters."""
+        return [model for model in self.models if model.bundle.adapter is None]
+
     @classmethod
     def open(cls, settings: Settings, metrics: Metrics, open_engine: OpenEngine) -> Models:
-        """Read every bundle's manifest. Raises BundleError; loads none of them."""
+        """Read every bundle's manifest. Raises BundleError, RequestError for a name twice; loads none of them."""
         limits, seats = settings.limits, Seats(settings.limits.loaded)
-        models = []
+        models: list[Model] = []
         for name, folder in settings.bundles.items():
             bundle = Bundle.open(name, folder, settings.loading)
             worker = Worker(name, _opener(open_engine, bundle), limits, seats, metrics.answered(name))
             metrics.watch(name, worker)
-            models.append(Model(bundle, worker))
+            base = Model(bundle, worker)
+            models += [base, *(Model(tuned, worker, base) for tuned in bundle.with_adapters())]
+        names = [model.bundle.name for model in models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise RequestError(f"a bundle and an adapter of another one are both called {twice!r}: name one otherwise")
         return cls(tuple(models))
 
     def find(self, name: str | None) -> Model:
-        """The model of that name; without a name the only one. Raises Refused."""
-        if name is None and len(self.models) == 1:
-            return self.models[0]
+        """The model of that name; without a name the only bundle. Raises Refused."""
+        if name is None and len(self.bundles) == 1:
+            return self.bundles[0]
         known = ", ".join(model.bundle.name for model in self.models)
         if name is None:
             raise Refused(Problem(400, f"model is missing; the models are {known}", "missing_value", "model"))
@@ -71,17 +85,17 @@ class Models:
 
     def start(self, *, preload: bool) -> None:
         """Start every worker."""
-        for model in self.models:
+        for model in self.bundles:
             model.worker.start(preload=preload)
 
     def stop(self, *, at_once: bool) -> None:
         """Take no more jobs; `at_once`: end those in progress."""
-        for model in self.models:
+        for model in self.bundles:
             model.worker.stop(at_once=at_once)
 
     def join(self, seconds: float) -> None:
         """Wait for the workers, after `stop`."""
-        for model in self.models:
+        for model in self.bundles:
             model.worker.join(seconds)
 
 

@@ -39,7 +39,10 @@ class SpeechRequest:
 
 
 def require_audio(bundle: Bundle) -> None:
-    """Raises Refused where the bundle takes no recordings."""
+    """Raises Refused where the bundle takes no recordings, or an adapter is named, which answers chats alone."""
+    if bundle.adapter is not None:
+        text = f"model {bundle.name!r} is an adapter, which writes no transcripts: name the bundle alone"
+        raise Refused(Problem(400, text, "audio_not_supported", "model"))
     if "audio" not in bundle.takes:
         taken = ", ".join(["text", *sorted(bundle.takes)])
         text = f"model {bundle.name!r} takes {taken}, no audio: use a bundle of Phi-4-multimodal"

@@ -7,7 +7,6 @@ Two float32 implementations that add up in other orders differ by about 1e-6 of 
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -19,7 +18,6 @@ import pytest
 
 import edgephi
 from edgephi.export.adapters import add_adapter
-from edgephi.runtime.manifest import read_manifest
 
 LIMIT = 1e-4
 MOVED = 0.05
@@ -81,5 +79,4 @@ def test_logits_are_those_of_peft(
         for name in (None, *SHAPES, None):
             reference = plain if name is None else expected[name]
             error = np.abs(phi.logits(IDS, adapter=name) - reference).max() / np.ptp(reference)
-            print(variant, name, error)
             assert error <= LIMIT, name
