@@ -103,6 +103,7 @@ def table(
         f"{min(bandwidth):.0f} to {max(bandwidth):.0f} GB/s were read before the runs.\n",
         *(f"- `{item.name}`: {item.peer.title} {_version(item)}, {item.peer.variants[item.variant]}"
           for item in contenders),
+        *dict.fromkeys(f"\n{item.peer.note}" for item in contenders if item.peer.note),
         "", "| | unit | " + " | ".join(f"`{name}`" for name in names) + " |", "|---|---|" + "---|" * len(names),
         *(
             f"| {figure.name} | {figure.unit} | "

@@ -48,7 +48,7 @@ class Peer:
     the peer runs in the interpreter of the benchmark. `variants`: name → what that conversion is. `convert` gives the
     commands of a conversion, `open` loads what they made with so many threads and room for so many tokens. `verbs` are
     functions of the peer's own that its commands call. `unwanted`: packages that pip brings along and that are removed
-    again.
+    again. `note`: what a reader of its figures must know.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Peer:
     open: Callable[[Path, int, int], Engine]
     verbs: Mapping[str, Verb]
     unwanted: tuple[str, ...] = ()
+    note: str = ""
 
 
 def call(peer: str, verb: str, **arguments: str | int | float | Sequence[object]) -> Command:
