@@ -1,0 +1,59 @@
+"""The verb `edgephi doctor`: what this machine offers, and why each device was accepted or not.
+
+Boundary: prints what diagnosis.py found. The text is a report that can be attached to an issue as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ..diagnosis import Report
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path), metavar="[BUNDLE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(bundles: tuple[Path, ...], as_json: bool) -> None:
+    """Say what this machine offers: devices, providers, memory, versions; and for each BUNDLE, what can serve it."""
+    from ..diagnosis import diagnose
+
+    report = diagnose(bundles)
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+        return
+    for name, text in _lines(report):
+        click.echo(f"{name:15}{text}")
+
+
+def _lines(report: Report) -> Iterator[tuple[str, str]]:
+    from ..fit import gigabytes
+
+    yield "machine", f"{report.processor}, {report.logical_processors} processors, {report.threads} threads used"
+    yield "system", f"{report.system}, {report.python}"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    yield "telemetry", report.telemetry
+    if report.available_memory is None or report.int4_parameters is None:
+        yield "free memory", "this system does not tell"
+    else:
+        yield "free memory", (
+            f"{gigabytes(report.available_memory)}: about {report.int4_parameters / 1e9:.1f} billion parameters at "
+            "INT4; `edgephi fit` answers for one model"
+        )
+    for device in report.devices:
+        told = f"yes: {'; '.join(device.found)}" if device.accepted else f"no: {device.reason}"
+        yield device.name, f"{told} ({device.kind}, {device.provider})"
+    for bundle in report.bundles:
+        fits = "" if bundle.fits is None else ", fits" if bundle.fits else ", does not fit"
+        yield "bundle", (
+            f"{bundle.bundle}, made for {bundle.made_for}: {gigabytes(bundle.needs)} for {bundle.context:,} tokens"
+            f"{fits}; served by {', '.join(bundle.serves) or 'nothing here'}"
+        )
+        for name, reason in bundle.refused.items():
+            yield "", f"not {name}: {reason}"
