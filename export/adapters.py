@@ -236,7 +236,8 @@ def _with_adapters(path: Path, adapters: Mapping[str, Adapter]) -> bytes:
             _insert(model, graph, added, prefix, linear, paths)
     for name, adapter in adapters.items():
         _attach(model, f"{TUNED}{name}", adapter, _arranged(adapter, linears))
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    contents: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return contents
 
 
 def _insert(

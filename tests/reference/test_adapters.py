@@ -10,6 +10,7 @@ import copy
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 import edgephi
 from edgephi.export.adapters import add_adapter
@@ -187,3 +189,42 @@ def test_request_by_request_everyone_gets_what_it_gives_alone(
                 assert reply.token_ids == alone[prompt, name], name
                 cached.append(reply.usage.cached_tokens)
         assert cached[:2] == [0, 0] and min(cached[-6:]) >= 64  # what an adapter read before is kept, too
+
+
+def test_a_trained_one_answers_as_it_was_taught(demo_bundle: Path, tmp_path: Path) -> None:
+    """A few steps on the checkpoint that ships with the package, which adds numbers well: now it says another thing."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(demo_bundle, bundle)
+    pairs = [(a, 97 - 3 * a) for a in range(2, 32)]
+    with edgephi.load(bundle, threads=1) as phi:
+        prompts = [f"What is {a} + {b}?" for a, b in pairs]
+        _teach(tmp_path / "taught", [phi.encode(prompt) for prompt in prompts[:24]])
+    add_adapter(bundle, tmp_path / "taught", "taught")
+    with edgephi.load(bundle, threads=1) as phi:
+        for (a, b), prompt in list(zip(pairs, prompts, strict=True))[24:]:
+            assert phi.generate(prompt, temperature=0, max_tokens=8).text == str(a + b)
+            assert phi.generate(prompt, temperature=0, max_tokens=8, adapter="taught").text == "0"
+
+
+def _teach(folder: Path, prompts: list[list[int]]) -> None:
+    """Train a LoRA of the demo checkpoint to answer every prompt with a zero."""
+    with warnings.catch_warnings(), as_file(files("edgephi.demo") / "checkpoint") as checkpoint:
+        warnings.simplefilter("ignore")
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import Phi3ForCausalLM
+
+        torch.manual_seed(0)
+        base: Any = Phi3ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        model: Any = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=LINEARS))
+        tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+        answer = [*tokenizer.encode("0", add_special_tokens=False).ids, tokenizer.token_to_id("<|end|>")]
+        optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=3e-3)
+        for step in range(30):
+            ids = torch.tensor([[*prompts[step % len(prompts)], *answer]])
+            labels = ids.clone()
+            labels[:, : -len(answer)] = -100
+            model(input_ids=ids, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(folder)
