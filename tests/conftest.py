@@ -2,6 +2,8 @@
 
     tiny_checkpoint("mini") → folder
     tiny_bundle("mini", precision="fp32") → folder
+    peft_adapter(seed) → folder of a random adapter for "mini" as the PEFT library saves it
+    adapted_bundle → the fp32 one with the adapters "one" and "two"
     thinking_bundle(tokens=True) → the fp32 one, said to think
     tiny_reference("mini") → Phi3ForCausalLM, float32
     tiny_multimodal() → folder of a Phi4MultimodalForCausalLM with its two adapters
@@ -156,6 +158,45 @@ def tiny_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.T
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def peft_adapter(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """(seed) → a random adapter of two linears of "mini", large enough to change every answer."""
+
+    def make(seed: int) -> Path:
+        import torch
+        from safetensors.torch import save_file
+
+        folder = tmp_path_factory.mktemp("adapter") / f"random-{seed}"
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(seed)
+        factors = {
+            f"base_model.model.model.layers.{linear}.lora_{factor}.weight": torch.randn(shape, generator=generator) / 4
+            for linear, outputs, inputs in (("0.self_attn.qkv_proj", 320, 192), ("1.mlp.down_proj", 192, 128))
+            for factor, shape in (("A", (8, inputs)), ("B", (outputs, 8)))
+        }
+        save_file(factors, folder / "adapter_model.safetensors")
+        _write_json(folder / "adapter_config.json", {
+            "peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "base_model_name_or_path": "org/mini",
+        })
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapted_bundle(
+    tiny_bundle: Callable[..., Path], peft_adapter: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`tiny_bundle("mini")` with two adapters."""
+    from edgephi.export.adapters import add_adapter
+
+    folder = tmp_path_factory.mktemp("adapted") / "bundle"
+    shutil.copytree(tiny_bundle("mini"), folder)
+    for seed, name in enumerate(("one", "two")):
+        add_adapter(folder, peft_adapter(seed), name)
+    return folder
 
 
 @pytest.fixture(scope="session")
