@@ -37,7 +37,11 @@ class Report(Protocol):
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the bundle.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True, help="Of the weights.")
-@click.option("--device", default="cpu", show_default=True, help="What the bundle is for.")
+@click.option("--device", default="cpu", show_default=True, help="What the bundle is for: cpu, gpu, npu or a name.")
+@click.option(
+    "-c", "--context", type=click.IntRange(min=1), metavar="N",
+    help="For an NPU, whose graphs have fixed shapes: the longest conversation in tokens. Default: 4096.",
+)
 @click.option(
     "--preset", type=click.Choice(PRESETS), default="balanced", show_default=True,
     help="Size of the 4-bit blocks: larger ones are faster and lose more.",
@@ -55,7 +59,7 @@ class Report(Protocol):
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def export(
     checkpoint: str, output: Path, precision: str, device: str, preset: str, encoder_precision: str | None,
-    adapter_precision: str | None, method: str, threads: int | None, as_json: bool,
+    adapter_precision: str | None, method: str, threads: int | None, as_json: bool, context: int | None,
 ) -> None:
     """Turn CHECKPOINT, a folder or a hub id, into a bundle of INT4 or INT8 graphs.
 
@@ -73,7 +77,7 @@ def export(
             result = pipeline.export(
                 checkpoint, output, precision=precision, preset=preset, method=method, device=device,
                 encoder_precision=encoder_precision, adapter_precision=adapter_precision, threads=threads,
-                progress=report,
+                progress=report, context=context,
             )
     except KeyboardInterrupt:
         if work_folder(output).is_dir():

@@ -41,6 +41,7 @@ GENAI_TYPE = "llama"
 MODEL = "model"
 _FOREIGN = {"text": MODEL, MODEL: MODEL, "text-vision": "text-vision", "text-speech": "text-speech"}
 LONG = "-long"
+STEP = "text-step"  # of graphs of fixed shapes
 
 _LICENCE_LINE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.\-+]{1,64})['\"]?\s*$", re.MULTILINE)
 
@@ -88,8 +89,11 @@ def turn_ends(folder: Path) -> tuple[int, ...]:
 def foreign(part: str, parts: Collection[str]) -> str | None:
     """Name of the file of a part in the form of other runtimes, None where they have no use for it.
 
-    A family whose decoder only edgephi can feed has a part `model` for them, which then stands in for its decoder.
+    A family whose decoder only edgephi can feed has a part `model` for them, which then stands in for its decoder. No
+    other runtime drives the two decoders of fixed shapes.
     """
+    if STEP in parts:
+        return None
     return None if part == "text" and MODEL in parts else _FOREIGN.get(part)
 
 
@@ -196,6 +200,8 @@ def long_overlay(manifest: Manifest, max_length: int) -> bytes | None:
 
 def other_runtimes(manifest: Manifest) -> dict[str, bytes]:
     """File name → contents of what other runtimes read beside the graphs and the tokenizer."""
+    if STEP in manifest.graphs:
+        return {}
     genai = {"genai_config.json": genai_config(manifest)}
     if genai_media.is_known(manifest):
         return genai | genai_media.processors(manifest)

@@ -25,9 +25,9 @@ from ..quantize.report import ErrorSums, TensorReport
 from ..quantize.streaming import WeightJob, row_slices, store
 from ..runtime.errors import ExportError, WeightMismatch
 from ..runtime.manifest import FileRecord, Graph, Manifest, Region, RotaryTable, Source, TensorRecord
-from ..runtime.providers import find as find_provider
+from ..runtime.providers import for_export
 from ..runtime.providers.provider import Provider
-from . import families, interop, layout
+from . import families, interop, layout, lowering
 from .assemble import read_weight, source_bytes
 from .bundle import Staging
 from .checkpoint import Checkpoint, open_checkpoint
@@ -63,7 +63,8 @@ class ExportReport:
 class Options:
     """How a checkpoint is to be exported. `method` quantizes what the precision puts into blocks.
 
-    Without a precision of their own, encoders and adapters have that of the decoder, INT8 at the least.
+    Without a precision of their own, encoders and adapters have that of the decoder, INT8 at the least. `context`, the
+    longest conversation in tokens, is for devices whose graphs have fixed shapes.
     """
 
     precision: str = "int4"
@@ -72,6 +73,7 @@ class Options:
     device: str = "cpu"
     encoder_precision: str | None = None
     adapter_precision: str | None = None
+    context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def export(
     source: str | Path, output: str | Path, *, precision: str = "int4", preset: str = "balanced",
     method: str = "grid_search", device: str = "cpu", encoder_precision: str | None = None,
     adapter_precision: str | None = None, threads: int | None = None, progress: Progress | None = None,
+    context: int | None = None,
 ) -> ExportReport:
     """Turn a published checkpoint into a bundle folder.
 
@@ -104,8 +107,8 @@ def export(
     ExportError for what is wrong with the export, ProviderUnavailable for a device that is not known.
     """
     started = time.monotonic()
-    options = Options(precision, preset, method, device, encoder_precision, adapter_precision)
-    provider = find_provider(device)
+    provider = for_export(device)
+    options = Options(precision, preset, method, provider.name, encoder_precision, adapter_precision, context)
     with open_checkpoint(resolve(str(source))) as checkpoint:
         blueprint = design(checkpoint, options, provider)
         with Staging(Path(output), _staging_key(checkpoint, blueprint, options)) as staging:
@@ -133,7 +136,9 @@ def foresee(folder: Path, options: Options) -> Manifest:
     Raises what `export` raises.
     """
     with open_checkpoint(folder) as checkpoint:
-        blueprint = design(checkpoint, options, find_provider(options.device))
+        provider = for_export(options.device)
+        options = replace(options, device=provider.name)
+        blueprint = design(checkpoint, options, provider)
         reports = [
             ErrorSums().report(
                 weight, blueprint.formats[weight], blueprint.shapes[weight], source_bytes(checkpoint, pieces)
@@ -152,16 +157,17 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     family = families.for_architecture(raw.architecture())
     config = family.read(raw)
     checkpoint.include(family.adapter_folders(config))
-    graphs = family.build(config, provider)
+    drawn = family.build(config, provider)
+    draft = lowering.lower(provider, family.decoder(config), drawn, family.rotary(config), options.context)
+    graphs, tables, stored = draft.graphs, draft.tables, lowering.PARTS | dict(family.PARTS)
     shapes = families.weight_shapes(graphs)
-    tables = family.rotary(config)
-    binding = bind(
+    binding = lowering.reordered(bind(
         family.rules(config), {name: info.shape for name, info in checkpoint.tensors.items()},
         {name: shape for name, shape in shapes.items() if name not in ROTARY},
-    )
+    ), draft.rows)
     try:
         method = methods.find(options.method)
-        weights = [plan.Weight(name, shape, _role(name, graphs, family)) for name, shape in shapes.items()]
+        weights = [plan.Weight(name, shape, _role(name, graphs, stored)) for name, shape in shapes.items()]
         formats = plan.plan(
             weights, options.precision, options.preset, encoder_precision=options.encoder_precision,
             adapter_precision=options.adapter_precision,
@@ -169,12 +175,14 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     except ValueError as error:
         raise ExportError(str(error)) from error
     parts = {
-        part: _point_at_table(rewrite.apply(model, formats, provider.accuracy_level), tables[0])
+        part: _point_at_table(
+            rewrite.apply(model, formats, provider.accuracy_level, _activations(provider, stored[part])), tables[0]
+        )
         for part, model in graphs.items()
     }
     shown = [
-        (families.data_file(family.PARTS[part].data), stored) for part, stored_parts in parts.items()
-        for stored in [*stored_parts.values(), *_longer_tables(stored_parts, tables)]
+        (families.data_file(stored[part].data), each) for part, stored_parts in parts.items()
+        for each in [*stored_parts.values(), *_longer_tables(stored_parts, tables)]
     ]
     vocabulary = family.text_model(config, ()).vocab_size
     interop.require_tokenizer(checkpoint.folder, vocabulary)
@@ -198,7 +206,13 @@ def _longer_tables(parts: Mapping[str, rewrite.Part], tables: Sequence[Table]) -
     return [part for table in tables[1:] for part in _point_at_table(rotary, table).values()]
 
 
-def _role(name: str, graphs: Mapping[str, ir.Model], family: Family) -> plan.Role:
+def _activations(provider: Provider, stored: families.PartPlan) -> ir.DataType:
+    """Encoders and what prepares vectors compute in float32 everywhere, decoders in what the device likes."""
+    halves = provider.activation_dtype == "float16" and stored.products != "encoder" and stored.data != "embedding"
+    return ir.DataType.FLOAT16 if halves else ir.DataType.FLOAT
+
+
+def _role(name: str, graphs: Mapping[str, ir.Model], stored: Mapping[str, families.PartPlan]) -> plan.Role:
     """What a weight is for, read off the nodes that use it and the part that declares it first."""
     declaring = [part for part, model in graphs.items() if name in model.graph.initializers]
     uses = [node for part in declaring for node, _ in graphs[part].graph.initializers[name].uses()]
@@ -210,7 +224,7 @@ def _role(name: str, graphs: Mapping[str, ir.Model], family: Family) -> plan.Rol
         return "embedding"
     if any(output.is_graph_output() for node in multiplied for output in node.outputs):
         return "head"
-    return family.PARTS[declaring[0]].products if multiplied else "float"
+    return stored[declaring[0]].products if multiplied else "float"
 
 
 def _write_weights(
@@ -329,8 +343,9 @@ def _manifest(
     return Manifest(
         family=family.NAME, capabilities=family.CAPABILITIES, precision=_precisions(family, options, graphs),
         preset=options.preset, device=options.device, graphs=dict(graphs),
-        text=family.text_model(blueprint.config, rotary), tokens=replace(generation.tokens, image=image, audio=audio),
-        sampling=generation.sampling, pictures=family.pictures(blueprint.config),
+        text=replace(family.text_model(blueprint.config, rotary), context_length=blueprint.tables[-1].limit),
+        tokens=replace(generation.tokens, image=image, audio=audio), sampling=generation.sampling,
+        pictures=family.pictures(blueprint.config),
         thinking=family.thinking(blueprint.config) or read_thinking(checkpoint.folder),
         licence=interop.licence(checkpoint.folder),
         source=Source(

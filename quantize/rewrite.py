@@ -33,11 +33,15 @@ class Part:
     shape: tuple[int, ...]
 
 
-def apply(model: ir.Model, formats: Mapping[str, Format], accuracy_level: int) -> dict[str, Part]:
+def apply(
+    model: ir.Model, formats: Mapping[str, Format], accuracy_level: int,
+    activations: ir.DataType = ir.DataType.FLOAT,
+) -> dict[str, Part]:
     """Rewrite `model` in place; returns initializer name → part for every initializer that has no data of its own.
 
     `formats` covers every such initializer; more names do no harm, so one plan serves several graphs. Weights of a
     BlockFormat must be (outputs, inputs) matrices that only matrix products and look-ups read; ValueError otherwise.
+    `activations` is the dtype that the graph computes in, FLOAT or FLOAT16.
     """
     parts: dict[str, Part] = {}
     for name, value in list(model.graph.initializers.items()):
@@ -45,25 +49,28 @@ def apply(model: ir.Model, formats: Mapping[str, Format], accuracy_level: int) -
             continue
         fmt = formats[name]
         if isinstance(fmt, BlockFormat):
-            parts |= _blocks(model.graph, value, fmt, accuracy_level)
+            parts |= _blocks(model.graph, value, fmt, accuracy_level, activations)
         else:
-            parts[name] = _floats(model.graph, value, fmt)
+            parts[name] = _floats(model.graph, value, fmt, activations)
     return parts
 
 
-def _floats(graph: ir.Graph, value: ir.Value, fmt: FloatFormat) -> Part:
-    shape = _shape(value)
-    if fmt.dtype == "float32":
-        return Part(str(value.name), "values", ir.DataType.FLOAT, shape)
-    _insert_cast(graph, value)
-    value.dtype = ir.DataType.FLOAT16
-    return Part(str(value.name), "values", ir.DataType.FLOAT16, shape)
+def _floats(graph: ir.Graph, value: ir.Value, fmt: FloatFormat, activations: ir.DataType) -> Part:
+    stored = ir.DataType.FLOAT if fmt.dtype == "float32" else ir.DataType.FLOAT16
+    if stored != activations:
+        _insert_cast(graph, value, activations)
+    value.dtype = stored
+    return Part(str(value.name), "values", stored, _shape(value))
 
 
-def _blocks(graph: ir.Graph, weight: ir.Value, fmt: BlockFormat, accuracy_level: int) -> dict[str, Part]:
+def _blocks(
+    graph: ir.Graph, weight: ir.Value, fmt: BlockFormat, accuracy_level: int, activations: ir.DataType
+) -> dict[str, Part]:
     name, (n, k) = str(weight.name), _shape(weight)
     parts = {f"{name}.scales": Part(name, "scales", ir.DataType.FLOAT16, fmt.scales_shape(n, k))}
-    scales = _insert_cast(graph, _initializer(graph, f"{name}.scales", parts[f"{name}.scales"]))
+    scales = _initializer(graph, f"{name}.scales", parts[f"{name}.scales"])
+    if activations != ir.DataType.FLOAT16:
+        scales = _insert_cast(graph, scales, activations)
     zero_points: ir.Value | None = None
     zero_points_shape = fmt.zero_points_shape(n, k)
     if zero_points_shape is not None:
@@ -126,10 +133,11 @@ def _replace(node: ir.Node, op_type: str, inputs: list[ir.Value | None], attribu
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], [replacement], node.outputs, replacement.outputs)
 
 
-def _insert_cast(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Put a Cast to float32 behind an initializer; everything that read it reads the Cast."""
-    cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{value.name}.float32")
-    cast.outputs[0].name = f"{value.name}.float32"
+def _insert_cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
+    """Put a Cast behind an initializer; everything that read it reads the Cast."""
+    name = f"{value.name}.{'float16' if to == ir.DataType.FLOAT16 else 'float32'}"
+    cast = ir.node("Cast", [value], {"to": int(to)}, name=name)
+    cast.outputs[0].name = name
     for node, index in list(value.uses()):
         if node is not cast:
             node.replace_input_with(index, cast.outputs[0])

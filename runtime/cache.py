@@ -68,9 +68,9 @@ class Snapshot:
 class KeyValueCache:
     """The cache of one sequence. `positions` are those whose keys and values are valid under `regime`."""
 
-    def __init__(self, shape: CacheShape, bind: Bind) -> None:
+    def __init__(self, shape: CacheShape, bind: Bind, fixed: int | None = None) -> None:
         """`bind(index, array)` is called with each new array; index 2·layer is the key of a layer, 2·layer + 1 its
-        value.
+        value. `fixed`: the capacity from the first position to the last, for graphs whose shapes cannot change.
         """
         self.shape = shape
         self.regime: Regime | None = None
@@ -79,7 +79,8 @@ class KeyValueCache:
         self._positions: list[Position] = []
         self._arrays: list[np.ndarray] = []
         self._capacity = 0
-        self.reserve(BLOCK)
+        self._fixed = fixed
+        self._resize(fixed or BLOCK)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -126,6 +127,11 @@ class KeyValueCache:
         """
         if length <= self._capacity:
             return
+        if self._fixed is not None:
+            raise ContextOverflow(
+                f"{length} tokens do not fit into the {self._fixed} that the graphs were made for: shorten the"
+                " conversation or export with a larger --context"
+            )
         capacity = -(-max(length, self._capacity + self._capacity // _GROWTH) // BLOCK) * BLOCK
         try:
             self._resize(capacity)
@@ -145,7 +151,7 @@ class KeyValueCache:
         """Forget everything and give the memory back."""
         self.rewind(0)
         self.regime = None
-        self._resize(BLOCK)
+        self._resize(self._fixed or BLOCK)
 
     def release(self) -> None:
         """Drop all arrays; the cache is of no use afterwards."""
@@ -185,7 +191,8 @@ class KeyValueCache:
         """Replace array by array, so that only one of them is ever held twice; any of them may be larger than said."""
         shape = (1, self.shape.kv_heads, capacity, self.shape.head_dim)
         for index in range(2 * self.shape.layers):
-            array = np.empty(shape, self.shape.dtype)
+            # an accelerator multiplies what it masks by zero, and chance memory may be NaN
+            array = np.zeros(shape, self.shape.dtype) if self._fixed else np.empty(shape, self.shape.dtype)
             if index < len(self._arrays):
                 array[:, :, : len(self)] = self._arrays[index][:, :, : len(self)]
                 self._arrays[index] = array

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cache import CacheShape, KeyValueCache, Position, Regime, Snapshot
-from .errors import BundleError, NonFiniteLogits, RequestError
+from .cache import KeyValueCache, Position, Regime, Snapshot
+from .errors import NonFiniteLogits, RequestError
 from .graphs import Graph, Interrupt
 from .inputs import TextInputs
-from .manifest import TUNED, TextModel
+from .manifest import TextModel
 from .prefix_cache import Prefixes
 from .rotary import RotaryTables
+from .stepping import FreeSteps, Steps
 
 CHUNK = 512  # positions a step of prefill: full speed, and a cancelled prefill ends soon
 FEWEST = 32  # positions a step: fewer waste the matrix kernels
 SCORE_BYTES = 256 << 20  # attention scores of one step: a long conversation takes smaller steps, not more memory
 LOGIT_BYTES = 64 << 20  # logits of one step, where all of them are asked for
-GATE = "_lora"  # end of the names of the inputs that switch adapters
 LAST_ROW, NO_ROWS = np.array([-1], np.int64), np.array([], np.int64)
 
 Progress = Callable[[str, int, int], None]
@@ -52,26 +52,24 @@ class Decoder:
 
     def __init__(
         self, graph: Graph, text: TextModel, tables: RotaryTables, inputs: TextInputs,
-        chunk: int = CHUNK, prefixes: Prefixes | None = None,
+        chunk: int = CHUNK, prefixes: Prefixes | None = None, steps: Steps | None = None,
     ) -> None:
-        """Raises BundleError where the graph is not the one that the manifest describes."""
-        shape = _cache_shape(graph, text)
+        """`steps`: how positions go through graphs, by default through `graph` as it is.
+
+        Raises BundleError where the graph is not the one that the manifest describes.
+        """
         self._text = text
         self._tables = tables
         self._inputs = inputs
         self._prefixes = prefixes
-        self._chunk = chunk
-        self._binding = graph.bind()
+        self._steps = steps or FreeSteps(graph, text, tables, inputs, chunk)
+        self._chunk = min(chunk, self._steps.widest)
         self._stepping = threading.Lock()
-        self._mask = np.ones((1, 0), np.int64)
-        self._gates = [name for name in graph.optional if name.endswith(GATE)]
         self._tuned: str | None = None
-        self._bound: Regime | None = None
-        self._rows: np.ndarray | None = None
         self._logits_dtype = graph.outputs["logits"].dtype
         self._last = np.empty((1, 1, text.vocab_size), self._logits_dtype)
         self._none = np.empty((1, 0, text.vocab_size), self._logits_dtype)
-        self._cache = KeyValueCache(shape, self._bind_cache)
+        self._cache = self._new_cache()
 
     @property
     def context(self) -> int:
@@ -137,9 +135,12 @@ class Decoder:
 
     @property
     def room(self) -> int:
-        """How many positions may follow before the context ends or another rotary table is needed."""
+        """How many positions a step may try: until the context ends or another rotary table is needed.
+
+        0 where a step over several positions costs as much as a step for each.
+        """
         regime = self._cache.regime
-        return 0 if regime is None else min(regime.rotary, self.context) - len(self._cache)
+        return 0 if regime is None or not self._steps.guesses else min(regime.rotary, self.context) - len(self._cache)
 
     def extend(self, positions: Sequence[Position], interrupt: Interrupt) -> tuple[np.ndarray, Work]:
         """`append` of several positions, at most `room` of them; logits (positions, vocab) behind each."""
@@ -159,7 +160,7 @@ class Decoder:
         self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None = None
     ) -> np.ndarray:
         """Logits behind every position, float32 (positions, vocab); the current sequence stays as it is."""
-        kept, self._cache = self._cache, KeyValueCache(self._cache.shape, self._bind_cache)
+        kept, self._cache = self._cache, self._new_cache()
         try:
             return self._all_logits(sequence, interrupt, progress)
         finally:
@@ -183,7 +184,7 @@ class Decoder:
         with self._stepping:
             if self._prefixes is not None:
                 self._prefixes.share(self._cache)
-            self._binding.release()
+            self._steps.release()
             self._cache.release()
 
     def _all_logits(self, sequence: Sequence[Position], interrupt: Interrupt, progress: Progress | None) -> np.ndarray:
@@ -227,39 +228,17 @@ class Decoder:
             raise
 
     def _step(self, part: Sequence[Position], rows: np.ndarray, logits: np.ndarray, interrupt: Interrupt) -> None:
-        """One run over the positions behind the cached ones. Binds again only what changes its shape."""
+        """Compute the positions behind the cached ones."""
         with self._stepping:
             interrupt.check()
-            total = len(self._cache) + len(part)
-            self._cache.reserve(total)
-            self._bind_regime()
-            if total > self._mask.shape[1]:
-                self._mask = np.ones((1, self._cache.capacity), np.int64)
-            self._binding.bind_input("attention_mask", self._mask[:, :total])
-            self._inputs.write(self._binding, part)
-            if rows is not self._rows:
-                self._binding.bind_input("logits_rows", rows)
-                self._binding.bind_output("logits", logits)
-                self._rows = rows
-            self._binding.run(interrupt)
+            self._cache.reserve(len(self._cache) + len(part))
+            self._steps.run(self._cache, tuple(part), rows, logits, interrupt)
 
     def _regime(self, sequence: Sequence[Position]) -> Regime:
         return Regime(self._tables.limit_for(len(sequence)), self._inputs.adapter(sequence), self._tuned)
 
-    def _bind_regime(self) -> None:
-        regime = self._cache.regime
-        if regime is None or regime == self._bound:
-            return
-        for name, table in zip(("rotary_cos", "rotary_sin"), self._tables.arrays(regime.rotary), strict=True):
-            self._binding.bind_input(name, table)
-        active = (f"{regime.adapter}{GATE}", f"{TUNED}{regime.tuned}{GATE}")
-        for gate in self._gates:
-            self._binding.bind_input(gate, np.array(gate in active))
-        self._bound = regime
-
-    def _bind_cache(self, index: int, array: np.ndarray) -> None:
-        name = f"{index // 2}.{'value' if index % 2 else 'key'}"
-        self._binding.bind_in_place(f"past_key_values.{name}", f"present.{name}", array)
+    def _new_cache(self) -> KeyValueCache:
+        return KeyValueCache(self._steps.shape, self._steps.bind_cache, self._steps.capacity)
 
     def _require_finite(self, logits: np.ndarray, position: int) -> None:
         with np.errstate(all="ignore"):
@@ -275,28 +254,6 @@ class Decoder:
 def positions_at_once(heads: int, total: int) -> int:
     """The most positions of one step where scores are float32 (heads, positions, total): FEWEST to CHUNK."""
     return max(FEWEST, min(CHUNK, SCORE_BYTES // (4 * heads * total)))
-
-
-def _cache_shape(graph: Graph, text: TextModel) -> CacheShape:
-    """Check the graph's inputs and outputs against the manifest."""
-    names = [f"{layer}.{kind}" for layer in range(text.layers) for kind in ("key", "value")]
-    missing = [
-        *sorted({"attention_mask", *(f"past_key_values.{name}" for name in names)} - graph.inputs.keys()),
-        *sorted({"rotary_cos", "rotary_sin", "logits_rows"} - graph.optional.keys()),
-        *sorted({"logits", *(f"present.{name}" for name in names)} - graph.outputs.keys()),
-    ]
-    if missing:
-        raise BundleError(
-            f"{graph.path}: {', '.join(missing[:6])} missing among the inputs and outputs; export the checkpoint again"
-        )
-    past = graph.inputs["past_key_values.0.key"]
-    wanted = (text.kv_heads, text.head_dim)
-    if (past.shape[1], past.shape[3]) != wanted or graph.outputs["logits"].shape[-1] != text.vocab_size:
-        raise BundleError(
-            f"{graph.path}: keys are {past.shape} and logits {graph.outputs['logits'].shape}, the manifest says"
-            f" {wanted[0]} heads of {wanted[1]} and a vocabulary of {text.vocab_size}; export the checkpoint again"
-        )
-    return CacheShape(text.layers, text.kv_heads, text.head_dim, past.dtype)
 
 
 def _from(progress: Progress, stage: str, start: int, total: int) -> Callable[[int], None]:

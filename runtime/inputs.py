@@ -107,15 +107,18 @@ class EmbeddingInputs:
 
     def write(self, binding: Binding, positions: Sequence[Position]) -> None:
         """A step of one token reuses its buffers: nothing is bound anew from token to token."""
-        if len(positions) == 1 and isinstance(positions[0], int):
-            self._ids[0, 0] = positions[0]
-            self._step.run(self._uninterrupted)
-            vectors = self._single
-        else:
-            vectors = self._embed(positions)
+        vectors = self.vectors(positions)
         if vectors is not self._bound:
             binding.bind_input(self.NAME, vectors)
             self._bound = vectors
+
+    def vectors(self, positions: Sequence[Position]) -> np.ndarray:
+        """What the decoder reads for the positions, (1, positions, hidden); valid until the next call."""
+        if len(positions) == 1 and isinstance(positions[0], int):
+            self._ids[0, 0] = positions[0]
+            self._step.run(self._uninterrupted)
+            return self._single
+        return self._embed(positions)
 
     def _embed(self, positions: Sequence[Position]) -> np.ndarray:
         media = [position for position in positions if isinstance(position, MediaRow)]

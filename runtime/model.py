@@ -12,15 +12,19 @@ from . import prepacked
 from .cache import Position
 from .decode import Decoder
 from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
+from .errors import BundleError
 from .graphs import Graph, Interrupt
 from .inputs import EmbeddingInputs, TextInputs, TokenInputs
 from .manifest import Manifest
 from .prefix_cache import PrefixCache, Prefixes
 from .prompt import Encoders, ReadPrompt
+from .providers import find as find_provider
 from .providers.provider import Provider
 from .rotary import RotaryTables
+from .stepping import FixedSteps
 
 TEXT, TEXT_MEDIA, EMBEDDING, VISION, SPEECH = "text", "text-media", "embedding", "vision", "speech"
+TEXT_STEP = "text-step"
 
 
 class Model:
@@ -46,7 +50,9 @@ class Model:
             path = folder / manifest.graphs[name].file
             if prepared is not None and name in (TEXT, TEXT_MEDIA):
                 path = prepacked.prepare(folder, manifest, name, provider, prepared)
-            return Graph(path, provider, threads)
+            # graphs of fixed shapes come with a look-up that stays on the CPU, where its table is mapped
+            looked_up = name == EMBEDDING and TEXT_STEP in manifest.graphs
+            return Graph(path, find_provider("cpu") if looked_up else provider, threads)
 
         self._open: Callable[[str], Graph] = open_graph
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
@@ -100,6 +106,8 @@ class Model:
         """Free everything, after the step in progress."""
         self._decoder.close()
         self._graph.close()
+        if self._iterator is not None:
+            self._iterator.close()
         self._unload_encoders()
         if self._embedding is not None:
             self._embedding.close()
@@ -121,8 +129,13 @@ class Model:
 
     def _use(self, name: str) -> None:
         graph = self._open(name)
-        text = self._manifest.text
-        self._decoder = Decoder(graph, text, self._tables, self._inputs(graph), prefixes=self._prefixes)
+        text, inputs, steps = self._manifest.text, self._inputs(graph), None
+        self._iterator = self._open(TEXT_STEP) if TEXT_STEP in self._manifest.graphs else None
+        if self._iterator is not None:
+            if not isinstance(inputs, EmbeddingInputs):
+                raise BundleError(f"{graph.path}: no graph {EMBEDDING!r} goes with it; export the checkpoint again")
+            steps = FixedSteps(graph, self._iterator, text, inputs)
+        self._decoder = Decoder(graph, text, self._tables, inputs, prefixes=self._prefixes, steps=steps)
         self._graph, self._name = graph, name
 
     def _inputs(self, graph: Graph) -> TextInputs:

@@ -73,6 +73,9 @@ def text_graph(
 def _tokens(graph: GraphBuilder, shape: DecoderShape, dtype: ir.DataType) -> ir.Value:
     """Declare what the decoder reads: (batch, seq, hidden)."""
     if shape.embedding is None:
-        return graph.input(INPUTS_EMBEDS, dtype, ("batch", "seq", shape.attention.hidden))
+        vectors = graph.input(INPUTS_EMBEDS, ir.DataType.FLOAT, ("batch", "seq", shape.attention.hidden))
+        if dtype == ir.DataType.FLOAT:
+            return vectors
+        return graph.apply("Cast", (vectors,), "inputs_embeds.cast", to=int(dtype))
     ids = graph.input(INPUT_IDS, ir.DataType.INT64, ("batch", "seq"))
     return embedding(graph, ids, shape.embedding, shape.vocabulary, shape.attention.hidden)
