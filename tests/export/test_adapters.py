@@ -15,7 +15,8 @@ import pytest
 import edgephi
 from edgephi.export import adapters, verify
 from edgephi.export.adapters import add_adapter, remove_adapter
-from edgephi.export.durable import write_file
+from edgephi.export.bundle import WriteLock
+from edgephi.export.durable import DataFile, write_file
 from edgephi.runtime.errors import (
     BundleError,
     ConfigMismatch,
@@ -192,9 +193,8 @@ def test_whatever_the_disk_refuses_the_bundle_stays(
         calls += 1
         if calls > step:
             raise OSError(28, os.strerror(28), str(path))
-        return (write_file if arguments and isinstance(arguments[0], bytes) else data_file)(path, *arguments)
+        return (write_file if arguments and isinstance(arguments[0], bytes) else DataFile)(path, *arguments)
 
-    data_file = adapters.DataFile
     with monkeypatch.context() as patched:
         patched.setattr(adapters, "DataFile", refuse)
         patched.setattr(adapters, "write_file", refuse)
@@ -206,3 +206,37 @@ def test_whatever_the_disk_refuses_the_bundle_stays(
         phi.logits(IDS, adapter="a")
     add_adapter(bundle, folder, "b")
     assert {path.name for path in bundle.iterdir()} == {*read_manifest(bundle).files, "edgephi.json"}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_every_precision_takes_adapters(tiny_bundle: Callable[..., Path], tmp_path: Path, precision: str) -> None:
+    """The same adapter moves the logits as it does beside float32 weights, but for what the precision loses."""
+    moved = []
+    for name in ("fp32", precision):
+        shutil.copytree(tiny_bundle("mini", precision=name), tmp_path / name)
+        add_adapter(tmp_path / name, write(tmp_path / f"{name}-adapter"), "a")
+        with edgephi.load(tmp_path / name, threads=1) as phi:
+            moved.append(phi.logits(IDS, adapter="a") - phi.logits(IDS))
+    norm = float(np.linalg.norm(moved[0]))
+    assert norm > 1 and np.linalg.norm(moved[1] - moved[0]) < {"fp16": 0.01, "int8": 0.1}[precision] * norm
+
+
+def test_mapped_weights_and_adapters_give_the_same(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgephi.runtime.prepacked.default_folder", lambda: tmp_path / "prepared")
+    add_adapter(bundle, write(tmp_path / "a"), "a")
+    with edgephi.load(bundle, threads=1) as plain, edgephi.load(bundle, threads=1, mapped=True) as mapped:
+        for name in (None, "a"):
+            assert np.allclose(plain.logits(IDS, adapter=name), mapped.logits(IDS, adapter=name), rtol=0, atol=1e-4)
+
+
+def test_one_writer_at_a_time(bundle: Path, tmp_path: Path) -> None:
+    lock = WriteLock(bundle)
+    lock.acquire()
+    try:
+        with pytest.raises(ExportError, match="is writing to it"):
+            add_adapter(bundle, write(tmp_path / "a"), "a")
+    finally:
+        lock.release()
+    add_adapter(bundle, tmp_path / "a", "a")

@@ -75,17 +75,17 @@ def test_logits_are_those_of_peft(
     shutil.copytree(tiny_bundle(variant), bundle)
     model = tiny_reference(variant)
     plain = theirs(model)
-    expected = {}
+    expected: dict[str | None, np.ndarray] = {None: plain}
     for seed, (name, settings) in enumerate(SHAPES.items()):
         expected[name] = theirs(make(model, tmp_path / name, seed, **settings))
         assert np.abs(expected[name] - plain).max() > MOVED * np.ptp(plain)
         add_adapter(bundle, tmp_path / name, name)
     with edgephi.load(bundle, threads=1) as phi:
         assert phi.adapters == tuple(sorted(SHAPES))
-        for name in (None, *SHAPES, None):
-            reference = plain if name is None else expected[name]
-            error = np.abs(phi.logits(IDS, adapter=name) - reference).max() / np.ptp(reference)
-            assert error <= LIMIT, name
+        for asked in (None, *SHAPES, None):
+            reference = expected[asked]
+            error = np.abs(phi.logits(IDS, adapter=asked) - reference).max() / np.ptp(reference)
+            assert error <= LIMIT, asked
 
 
 def dequantized(bundle: Path) -> dict[str, np.ndarray]:
@@ -169,24 +169,25 @@ def test_request_by_request_everyone_gets_what_it_gives_alone(
     """Two adapters and the base take turns in three conversations that grow: no key of one is seen by another."""
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle("mini"), bundle)
-    names = (None, "all", "patterns")
-    for seed, name in enumerate(filter(None, names)):
+    tuned = ("all", "patterns")
+    names = (None, *tuned)
+    for seed, name in enumerate(tuned):
         make(tiny_reference("mini"), tmp_path / name, seed, **SHAPES[name])
         add_adapter(bundle, tmp_path / name, name)
     options: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
     prompts = [" ".join(["she sells sea shells"] * count) for count in (8, 20, 40)]  # each begins the next
     alone = {}
-    for name in names:
+    for asked in names:
         for prompt in prompts:
             with edgephi.load(bundle, threads=1, prefix_cache=False) as phi:
-                alone[prompt, name] = phi.generate(prompt, adapter=name, **options).token_ids
+                alone[prompt, asked] = phi.generate(prompt, adapter=asked, **options).token_ids
     assert len(set(alone.values())) > 6
     with edgephi.load(bundle, threads=1, prefix_cache=edgephi.PrefixCache()) as phi:
         cached = []
         for prompt in (*prompts, *prompts):
-            for name in (*names, *reversed(names)):
-                reply = phi.generate(prompt, adapter=name, **options)
-                assert reply.token_ids == alone[prompt, name], name
+            for asked in (*names, *reversed(names)):
+                reply = phi.generate(prompt, adapter=asked, **options)
+                assert reply.token_ids == alone[prompt, asked], asked
                 cached.append(reply.usage.cached_tokens)
         assert cached[:2] == [0, 0] and min(cached[-6:]) >= 64  # what an adapter read before is kept, too
 
