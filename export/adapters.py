@@ -105,7 +105,8 @@ def _writing(bundle: Path) -> Iterator[Manifest]:
         try:
             manifest = read_manifest(bundle)
             verify_files(bundle, manifest, below=HASHED_BYTES)
-            if find_provider(manifest.device).activation_dtype != "float32":
+            made_for = find_provider(manifest.device)
+            if made_for.activation_dtype != "float32" or made_for.window is not None:
                 raise BundleError(f"{bundle} is for device {manifest.device!r}; adapters need one that is for 'cpu'")
             yield manifest
         finally:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.errors import BundleError, CheckpointError, NonFiniteLogits
+from ..runtime.errors import BundleError, CheckpointError, NonFiniteLogits, RequestError
 from ..runtime.graphs import Graph
 from ..runtime.manifest import MANIFEST_NAME, TUNED, Manifest, TensorRecord, read_manifest, verify_files
 from ..runtime.providers import find as find_provider
@@ -25,6 +25,7 @@ from .assemble import read_weight
 from .checkpoint import open_checkpoint
 from .config import read_config
 from .fetch import resolve
+from .lowering.static_shapes import LENGTHS
 from .reference import Decoder
 from .weights import bind
 
@@ -68,6 +69,8 @@ def verify(
 ) -> Verification:
     """Check a bundle folder: its hashes, that its graphs load and run and, with `checkpoint`, every stage of the text.
 
+    Everything runs on the CPU, whatever device the bundle is for: what is checked is the bundle.
+
     Raises the error of the first thing that is wrong:
 
     HashMismatch or ManifestError for changed files, BundleError for a graph that does not load or a stage that differs
@@ -84,7 +87,7 @@ def verify(
             progress("hashes", done, total)
 
     verify_files(bundle, manifest, advance)
-    provider = find_provider(manifest.device)
+    provider = replace(find_provider("cpu"), activation_dtype=find_provider(manifest.device).activation_dtype)
     count = threads or provider.default_threads()
     embedded = _embed(bundle, manifest, _ids(manifest), provider, count)
     for number, (name, graph) in enumerate(manifest.graphs.items()):
@@ -99,7 +102,9 @@ def verify(
 def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | None) -> None:
     """Run a graph once, and once with each adapter that was added to it. Raises NonFiniteLogits."""
     try:
-        if names.ATTENTION_MASK in graph.inputs:
+        if LENGTHS in graph.inputs:
+            feeds, output = _window(graph, manifest, embedded), names.LOGITS
+        elif names.ATTENTION_MASK in graph.inputs:
             feeds, output = _feeds(graph, _ids(manifest), manifest, embedded), names.LOGITS
         elif names.SPATIAL_SHAPES in graph.inputs:
             feeds, output = _strip(graph), names.IMAGE_FEATURES
@@ -160,6 +165,21 @@ def _feeds(
     return {**tokens, names.ATTENTION_MASK: np.ones((1, len(ids)), np.int64), **past}
 
 
+def _window(graph: Graph, manifest: Manifest, embedded: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Inputs of a first step of a graph of fixed shapes."""
+    if embedded is None:
+        raise BundleError(f"{graph.path}: no graph {EMBEDDING!r} goes with it: export the checkpoint again")
+    feeds = {
+        name: np.zeros([int(size) for size in tensor.shape], tensor.dtype) for name, tensor in graph.inputs.items()
+    }
+    vectors = feeds[names.INPUTS_EMBEDS]
+    window: int = vectors.shape[1]
+    count = min(window, len(embedded))
+    vectors[0, :count] = embedded[:count]
+    feeds[LENGTHS][:], feeds["logits_rows"][:] = window - 1, count - 1
+    return feeds
+
+
 def _corner(graph: Graph) -> dict[str, np.ndarray]:
     """One image of one crop, of which the first patches alone are valid: every weight is used, little is computed."""
     side, patches = (int(graph.inputs[name].shape[-1]) for name in (names.PIXEL_VALUES, names.IMAGE_ATTENTION_MASK))
@@ -192,6 +212,11 @@ def _compare(
     bundle: Path, manifest: Manifest, source: str, provider: Provider, threads: int, progress: Progress | None
 ) -> Iterator[Stage]:
     """Every stage of the text decoder in order. Raises BundleError at the first that differs."""
+    if find_provider(manifest.device).window is not None:
+        raise RequestError(
+            f"{bundle} has graphs of fixed shapes, whose layers are not compared with a checkpoint: verify it without "
+            "--checkpoint, or an export of the same checkpoint for the CPU with it"
+        )
     allowed = _allowances(bundle, manifest)
     with open_checkpoint(resolve(source)) as checkpoint:
         raw = read_config(checkpoint.config_path)
