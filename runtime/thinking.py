@@ -6,6 +6,8 @@ Boundary: token ids and messages in and out; text is split by reasoning.py, toke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -94,11 +96,16 @@ class ThoughtReader:
         text = self._detokenizer.push(token_id)
         if half and text.startswith(REPLACEMENT):  # half a character is text of the tokens before
             before, text = REPLACEMENT, text.removeprefix(REPLACEMENT)
-        return [*self.splitter.push(None, before), *self.splitter.push(token_id, text)]
+        return _joined([*self.splitter.push(None, before), *self.splitter.push(token_id, text)])
 
     def flush(self) -> list[tuple[Kind, str]]:
         """What was held back, at the end of the answer."""
         return [*self.splitter.push(None, self._detokenizer.flush()), *self.splitter.flush()]
+
+
+def _joined(pieces: Sequence[tuple[Kind, str]]) -> list[tuple[Kind, str]]:
+    """Neighbours with the same label as one."""
+    return [(kind, "".join(text for _, text in group)) for kind, group in groupby(pieces, key=itemgetter(0))]
 
 
 def budgeted(

@@ -284,7 +284,7 @@ def test_the_three_modes_begin_the_answer_with_the_tokens_of_training(
 
 
 def test_the_encoder_is_loaded_for_a_picture_and_history_is_kept(bundle: Path) -> None:
-    with edgephi.load(bundle, threads=2) as phi:
+    with edgephi.load(bundle, threads=2, prefix_cache=False) as phi:
         phi.chat([user("tell me a story")], max_tokens=1)
         assert list(phi.loaded) == ["text", "embedding"]
         history = [user("tell me a story"), {"role": "assistant", "content": "once"}]
