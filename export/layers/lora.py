@@ -7,7 +7,7 @@ Formula: Hu et al. 2021 (LoRA, arXiv 2106.09685). The factor alpha / rank is par
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -39,26 +39,22 @@ def adapted(graph: GraphBuilder, adapters: Sequence[Adapter], active: str | None
 
     `active` names the adapter whose gate is true by default.
     """
-    gated = [
-        (adapter, graph.overridable(graph.constant(adapter.gate, np.array(adapter.name == active)), ()))
-        for adapter in adapters
-    ]
+    gated: list[tuple[Adapter, ir.Value]] = []
+    off: list[ir.Value] = []
+    for adapter in adapters:
+        gate = graph.overridable(graph.constant(adapter.gate, np.array(adapter.name == active)), ())
+        first = gate
+        for number, earlier in enumerate(off):
+            first = graph.apply("And", (first, earlier), f"{adapter.gate}.without_{number}")
+        gated.append((adapter, first))
+        if adapter is not adapters[-1]:
+            off.append(graph.apply("Not", (gate,), f"{adapter.gate}_off"))
 
     def project(graph: GraphBuilder, x: ir.Value, weight: str, outputs: int, inputs: int) -> ir.Value:
-        prefix = weight.removesuffix(".weight")
-        product = linear(graph, x, weight, outputs, inputs)
-
-        def first_active(remaining: Sequence[tuple[Adapter, ir.Value]]) -> ir.Value:
-            if not remaining:
-                return graph.apply("Identity", (product,), f"{prefix}.unadapted")
-            (adapter, gate), *others = remaining
-            return graph.choose(
-                gate, f"{prefix}.{adapter.gate}_or_not",
-                lambda: _side_path(graph, Product(prefix, x, product, outputs, inputs), adapter),
-                lambda: first_active(others),
-            )
-
-        return first_active(gated)
+        result = linear(graph, x, weight, outputs, inputs)
+        for adapter, gate in gated:
+            result = _gated(graph, Product(weight.removesuffix(".weight"), x, result, outputs, inputs), adapter, gate)
+        return result
 
     return project
 
@@ -75,10 +71,7 @@ class Product:
 
 
 class AddedAdapters:
-    """Adapters beside linears of a graph that is there already; at most one of their gates may be true.
-
-    One `If` a linear, however many adapters there are, so those that are off cost the same as a single one.
-    """
+    """Adapters beside linears of a graph that is there already; at most one of their gates may be true."""
 
     def __init__(self, graph: GraphBuilder, names: Sequence[str]) -> None:
         """Declare a gate for each name, off by default."""
@@ -86,36 +79,27 @@ class AddedAdapters:
         self._gates = {
             name: graph.overridable(graph.constant(Adapter(name, 0).gate, np.array(False)), ()) for name in names
         }
-        self._any: dict[tuple[str, ...], ir.Value] = {}
 
     def beside(self, product: Product, adapters: Sequence[Adapter]) -> ir.Value:
         """`product.result`, with what the one of `adapters` adds whose gate is true. Call it in the graph's order."""
-        graph, prefix = self._graph, product.prefix
+        result = product.result
+        for adapter in adapters:
+            result = _gated(self._graph, replace(product, result=result), adapter, self._gates[adapter.name])
+        return result
 
-        def active(remaining: Sequence[Adapter]) -> ir.Value:
-            adapter, *others = remaining
-            if not others:
-                return _side_path(graph, product, adapter)
-            return graph.choose(
-                self._gates[adapter.name], f"{prefix}.{adapter.gate}_or_other",
-                lambda: _side_path(graph, product, adapter), lambda: active(others),
-            )
 
-        return graph.choose(
-            self._any_of(tuple(adapter.name for adapter in adapters)), f"{prefix}.added", lambda: active(adapters),
-            lambda: graph.apply("Identity", (product.result,), f"{prefix}.as_published"),
-        )
+def _gated(graph: GraphBuilder, product: Product, adapter: Adapter, gate: ir.Value) -> ir.Value:
+    """`product.result`, with what the adapter adds where its gate is true.
 
-    def _any_of(self, names: tuple[str, ...]) -> ir.Value:
-        """Whether one of the gates is true; made once and read by every later linear with the same adapters."""
-        if names not in self._any:
-            *others, last = names
-            gate = self._gates[last]
-            if others:
-                earlier = self._any_of(tuple(others))
-                gate = self._graph.apply("Or", (earlier, gate), self._graph.numbered("any_adapter"))
-            self._any[names] = gate
-        return self._any[names]
+    One adapter's `If` follows another's and never lies inside it: ONNX Runtime packs the weights of a branch while
+    loading, but not those of a branch in a branch, which then cost twenty times as much.
+    """
+    name = f"{product.prefix}.{adapter.gate}"
+    return graph.choose(
+        gate, f"{name}_or_not",
+        lambda: _side_path(graph, product, adapter),
+        lambda: graph.apply("Identity", (product.result,), f"{name}_off"),
+    )
 
 
 def _side_path(graph: GraphBuilder, product: Product, adapter: Adapter) -> ir.Value:

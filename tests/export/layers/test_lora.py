@@ -65,6 +65,15 @@ def test_names_are_those_of_the_published_checkpoint() -> None:
     }
 
 
+def test_no_branch_lies_in_a_branch() -> None:
+    """ONNX Runtime packs the weights of a branch, but not those of a branch in a branch."""
+    branches = [node for node in model_of().graph if node.op_type == "If"]
+    assert len(branches) == len(ADAPTERS)
+    inside = [node for branch in branches for name in ("then_branch", "else_branch")
+              for node in branch.attributes[name].as_graph()]  # fmt: skip
+    assert inside and all(node.op_type != "If" for node in inside)
+
+
 @pytest.mark.parametrize("default", [None, "vision", "speech"])
 def test_gates_pick_the_adapter(x: np.ndarray, default: str | None) -> None:
     model = model_of(default)
