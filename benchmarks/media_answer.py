@@ -120,10 +120,13 @@ CASES = {
 
 
 def measure(bundle: Path, name: str, threads: int | None) -> Answer:
-    """Ask two questions of the kind `name` and note what they cost. Raises what `load` and `Session.stream` raise."""
+    """Ask two questions of the kind `name` and note what they cost. Raises what `load` and `Session.stream` raise.
+
+    Without a cache of earlier prompts: its share of memory says nothing of the bundle.
+    """
     case = CASES[name]
     started = time.perf_counter()
-    with edgephi.load(bundle, threads=threads) as session:
+    with edgephi.load(bundle, threads=threads, prefix_cache=False) as session:
         loaded = time.perf_counter() - started
         first, _ = _ask(session, case, 1, 1)
         asked = time.perf_counter()
