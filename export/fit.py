@@ -40,7 +40,10 @@ Examples:
 @click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True, help="Of a checkpoint.")
 @click.option("--preset", type=click.Choice(PRESETS), default="balanced", show_default=True, help="Of a checkpoint.")
 @click.option("--device", default="cpu", show_default=True, help="Of a checkpoint.")
-@click.option("--no-probe", is_flag=True, help="Say nothing of speed, which takes a few seconds to find out.")
+@click.option(
+    "--no-probe", is_flag=True,
+    help="Say nothing of speed, which takes a few seconds to find out; of graphs for an NPU nothing is said.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def fit(
     folder: Path, context: int | None, prompt: int, threads: int | None, precision: str, preset: str, device: str,
@@ -60,11 +63,10 @@ def fit(
     if max(chosen, context or 0, prompt) > length:
         raise RequestError(f"the model takes {length} tokens, asked for is {max(context or 0, prompt)}: choose fewer")
     answer = judge(manifest, chosen, available_memory())
-    speed = None
-    if not no_probe:
+    provider, speed = providers.find(manifest.device), None
+    if not no_probe and provider.window is None:  # the probe is a graph of free shapes
         from ..runtime.probe import measure
 
-        provider = providers.find(manifest.device)
         speed = measure(manifest, provider, threads or provider.default_threads())
     if as_json:
         click.echo(json.dumps(_summary(manifest, answer, speed, prompt)))

@@ -17,7 +17,7 @@ from edgephi import BundleError, ProviderUnavailable, RequestError
 from edgephi.export.graph import GraphBuilder
 from edgephi.runtime import graphs
 from edgephi.runtime.graphs import Graph, Interrupt, Interrupted
-from edgephi.runtime.providers import find
+from edgephi.runtime.providers import find, names
 
 CPU = find("cpu")
 
@@ -160,6 +160,19 @@ def test_a_device_that_is_not_there_is_refused(doubling: Path) -> None:
     npu = dataclasses.replace(CPU, name="npu", ort_name="QNNExecutionProvider")
     with pytest.raises(ProviderUnavailable, match=r"'npu' needs QNNExecutionProvider, this ONNX Runtime .* offers"):
         Graph(doubling, npu, 1)
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_a_record_says_reaches_onnx_runtime(name: str) -> None:
+    record = find(name)
+    options = graphs._options(record, 1)
+    assert options.enable_mem_pattern == record.memory_pattern
+    assert options.execution_mode == graphs.ort.ExecutionMode.ORT_SEQUENTIAL  # DirectML takes no other
+    for key, value in record.session_config:
+        assert options.get_session_config_entry(key) == value
+    for key, value in record.options:
+        assert key and value and (not value.endswith(".json") or Path(value).is_file())
+    assert find("directml").memory_pattern is False
 
 
 def test_a_node_on_another_device_is_refused() -> None:
