@@ -31,3 +31,12 @@ def test_the_report_names_what_serves_a_bundle(bundle: Path, program: Program) -
     refused = [line.strip() for line in done.out.splitlines() if line.strip().startswith("not ")]
     assert any(line.startswith("not qnn: ") for line in refused)
     assert str(Path.home()) not in done.out
+
+
+def test_run_says_which_device_it_took_and_why(bundle: Path, program: Program) -> None:
+    done = program("run", bundle, "--device", "auto", "Hi", "-n", "1")
+    assert done.code == 0 and "device cpu: the only device of this machine that serves this bundle" in done.err
+    assert "device" not in program("run", bundle, "Hi", "-n", "1").err
+    refused = program("run", bundle, "--device", "npu", "Hi")
+    assert refused.code == 1 and refused.out == "" and "no npu of this machine serves this bundle" in refused.err
+    assert refused.err.count("\n") == 1
