@@ -240,3 +240,11 @@ def test_one_writer_at_a_time(bundle: Path, tmp_path: Path) -> None:
     finally:
         lock.release()
     add_adapter(bundle, tmp_path / "a", "a")
+
+
+@pytest.mark.parametrize("device", ["qnn", "cuda"])
+def test_graphs_of_other_devices_take_none(bundle: Path, tmp_path: Path, device: str) -> None:
+    manifest = json.loads((bundle / "edgephi.json").read_bytes())
+    (bundle / "edgephi.json").write_text(json.dumps(manifest | {"device": device}))
+    with pytest.raises(BundleError, match=f"for device '{device}'; adapters need one"):
+        add_adapter(bundle, write(tmp_path / "a"), "a")
