@@ -9,7 +9,7 @@ from ..errors import ProviderUnavailable
 from .provider import Provider
 
 KINDS = ("cpu", "gpu", "npu")
-# Export makes graphs for a kind as its first record here wants them; the others run the same ones.
+# The record whose graphs an export for a kind makes; the others of that kind run the same ones.
 _MODELS = {"cpu": "cpu", "gpu": "webgpu", "npu": "qnn"}
 
 
