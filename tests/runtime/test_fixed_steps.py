@@ -164,7 +164,8 @@ def test_every_node_runs_on_the_simulated_npu_to_its_precision(pair: Pair) -> No
         assert only.ep_name == simulator.ort_name
         for seen in (0, 1, 100):
             feeds = {
-                key: random.normal(0, 0.5, tensor.shape).astype(tensor.dtype) for key, tensor in exact.inputs.items()
+                key: random.normal(0, 0.5, [int(size) for size in tensor.shape]).astype(tensor.dtype)
+                for key, tensor in exact.inputs.items()
             }
             for key in feeds:
                 if key.startswith("past_key_values."):

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from edgephi import BundleError, ProviderUnavailable, RequestError
@@ -167,7 +168,7 @@ def test_what_a_record_says_reaches_onnx_runtime(name: str) -> None:
     record = find(name)
     options = graphs._options(record, 1)
     assert options.enable_mem_pattern == record.memory_pattern
-    assert options.execution_mode == graphs.ort.ExecutionMode.ORT_SEQUENTIAL  # DirectML takes no other
+    assert options.execution_mode == ort.ExecutionMode.ORT_SEQUENTIAL  # DirectML takes no other
     for key, value in record.session_config:
         assert options.get_session_config_entry(key) == value
     for key, value in record.options:

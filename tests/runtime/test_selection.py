@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnxruntime as ort
 import pytest
 
 import edgephi
@@ -47,7 +48,7 @@ def test_without_its_package_a_device_names_the_next_step(name: str, monkeypatch
     record = providers.find(name)
     assert record.plugin is not None
     monkeypatch.setitem(sys.modules, record.plugin.package, None)
-    if record.ort_name in graphs.ort.get_available_providers():
+    if record.ort_name in ort.get_available_providers():
         pytest.skip(f"{record.ort_name} is registered in this process")
     with pytest.raises(ProviderUnavailable, match=f"pip install {record.plugin.distribution}"):
         graphs.hardware(record)
@@ -56,7 +57,7 @@ def test_without_its_package_a_device_names_the_next_step(name: str, monkeypatch
 @pytest.mark.parametrize("name", [name for name in providers.names() if providers.find(name).plugin is None])
 def test_a_provider_of_another_build_is_named_with_that_build(name: str) -> None:
     record = providers.find(name)
-    if record.ort_name in graphs.ort.get_available_providers():
+    if record.ort_name in ort.get_available_providers():
         assert graphs.hardware(record)
         return
     with pytest.raises(ProviderUnavailable, match=f"needs {record.ort_name}, .* in the place of onnxruntime"):
