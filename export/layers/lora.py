@@ -7,7 +7,7 @@ Formula: Hu et al. 2021 (LoRA, arXiv 2106.09685). The factor alpha / rank is par
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -71,7 +71,11 @@ class Product:
 
 
 class AddedAdapters:
-    """Adapters beside linears of a graph that is there already; at most one of their gates may be true."""
+    """Adapters beside linears of a graph that is there already; at most one of their gates may be true.
+
+    One `If` a linear, however many adapters there are, so those that are off cost the same as a single one. What lies
+    deeper is not packed, which small factors in float32 do not need.
+    """
 
     def __init__(self, graph: GraphBuilder, names: Sequence[str]) -> None:
         """Declare a gate for each name, off by default."""
@@ -79,20 +83,43 @@ class AddedAdapters:
         self._gates = {
             name: graph.overridable(graph.constant(Adapter(name, 0).gate, np.array(False)), ()) for name in names
         }
+        self._any: dict[tuple[str, ...], ir.Value] = {}
 
     def beside(self, product: Product, adapters: Sequence[Adapter]) -> ir.Value:
         """`product.result`, with what the one of `adapters` adds whose gate is true. Call it in the graph's order."""
-        result = product.result
-        for adapter in adapters:
-            result = _gated(self._graph, replace(product, result=result), adapter, self._gates[adapter.name])
-        return result
+        graph, prefix = self._graph, product.prefix
+
+        def active(remaining: Sequence[Adapter]) -> ir.Value:
+            adapter, *others = remaining
+            if not others:
+                return _side_path(graph, product, adapter)
+            return graph.choose(
+                self._gates[adapter.name], f"{prefix}.{adapter.gate}_or_other",
+                lambda: _side_path(graph, product, adapter), lambda: active(others),
+            )
+
+        return graph.choose(
+            self._any_of(tuple(adapter.name for adapter in adapters)), f"{prefix}.added", lambda: active(adapters),
+            lambda: graph.apply("Identity", (product.result,), f"{prefix}.as_published"),
+        )
+
+    def _any_of(self, names: tuple[str, ...]) -> ir.Value:
+        """Whether one of the gates is true; made once and read by every later linear with the same adapters."""
+        if names not in self._any:
+            *others, last = names
+            gate = self._gates[last]
+            if others:
+                earlier = self._any_of(tuple(others))
+                gate = self._graph.apply("Or", (earlier, gate), self._graph.numbered("any_adapter"))
+            self._any[names] = gate
+        return self._any[names]
 
 
 def _gated(graph: GraphBuilder, product: Product, adapter: Adapter, gate: ir.Value) -> ir.Value:
     """`product.result`, with what the adapter adds where its gate is true.
 
-    One adapter's `If` follows another's and never lies inside it: ONNX Runtime packs the weights of a branch while
-    loading, but not those of a branch in a branch, which then cost twenty times as much.
+    One adapter's `If` follows another's and never lies inside it: ONNX Runtime packs quantized weights of a branch
+    while loading, but not those of a branch in a branch, which then cost twenty times as much.
     """
     name = f"{product.prefix}.{adapter.gate}"
     return graph.choose(
