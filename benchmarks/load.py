@@ -26,7 +26,7 @@ from edgephi.demo.tasks import TASKS, held_out
 from edgephi.runtime.errors import RequestError
 from edgephi.runtime.loading import load
 
-from . import machine
+from . import machine, processes
 from .load_clients import PATIENCE, SHOWN, Client, Talk, Tally, stream_chunks
 
 RESULTS_NAME = "load.json"
@@ -172,16 +172,11 @@ def serving(bundle: Path, threads: int | None, *further: str) -> Iterator[tuple[
 
 
 def _sample(pid: int, port: int) -> Sample:
-    fields = {}
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        fields[name] = value.split()
+    resident = processes.memory(pid)["VmRSS"]
+    files, threads = (len(list(Path(f"/proc/{pid}/{kind}").iterdir())) for kind in ("fd", "task"))
     started = time.monotonic()
     _health(port)
-    return Sample(
-        int(fields["VmRSS"][0]) * 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), int(fields["Threads"][0]),
-        time.monotonic() - started,
-    )
+    return Sample(resident, files, threads, time.monotonic() - started)
 
 
 def _health(port: int) -> dict[str, object]:

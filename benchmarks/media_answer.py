@@ -24,6 +24,8 @@ from PIL import Image
 
 import edgephi
 
+from . import processes
+
 RATE = 16_000
 SYLLABLES = 4.0  # a second: how fast people speak
 TOKENS_PER_SECOND = 4  # of a transcript; English speech has 3 to 4
@@ -164,10 +166,7 @@ def _ask(session: edgephi.Session, case: Case, seed: int, tokens: int) -> tuple[
 
 def read_memory(bundle: Path) -> Memory:
     """What of this process is in memory now."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    resident, anonymous, backed = (
-        int(status[field].split()[0]) * 1024 for field in ("VmRSS", "RssAnon", "RssFile")
-    )
+    sizes = processes.memory()
     inside = f"{bundle.resolve()}/"
     mapped: dict[str, int] = {}
     name = None
@@ -178,7 +177,7 @@ def read_memory(bundle: Path) -> Memory:
             name = path.removeprefix(inside) if path.startswith(inside) else None
         elif name is not None and line.startswith("Rss:"):
             mapped[name] = mapped.get(name, 0) + int(line.split()[1]) * 1024
-    return Memory(resident, anonymous, backed, dict(sorted(mapped.items())))
+    return Memory(sizes["VmRSS"], sizes["RssAnon"], sizes["RssFile"], dict(sorted(mapped.items())))
 
 
 @click.command()

@@ -70,6 +70,16 @@ def run(command: Sequence[str], every: float = SAMPLE_SECONDS) -> Usage:
     )
 
 
+def memory(pid: int | None = None) -> dict[str, int]:
+    """Bytes of every size that the kernel tells of a process, this one by default: VmRSS, VmHWM, RssAnon, RssFile, …
+
+    Raises OSError where there is no such process, or no /proc.
+    """
+    status = Path(f"/proc/{'self' if pid is None else pid}/status").read_text(encoding="ascii", errors="replace")
+    told = (line.split() for line in status.splitlines() if line.endswith(" kB"))
+    return {name.removesuffix(":"): int(size) << 10 for name, size, _ in told}
+
+
 def _ended(pid: int) -> bool:
     """Whether the child ended; it stays there to be waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -78,10 +88,8 @@ def _ended(pid: int) -> bool:
 def _sample(pid: int, peaks: dict[str, int]) -> None:
     """Raise the peaks to what /proc says now."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+        sizes = memory(pid)
     except OSError:  # it ended meanwhile
         return
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name in peaks:
-            peaks[name] = max(peaks[name], int(value.split()[0]) * 1024)
+    for name, peak in peaks.items():
+        peaks[name] = max(peak, sizes.get(name, 0))

@@ -21,6 +21,7 @@ import edgephi
 from edgephi.runtime.errors import RequestError
 from edgephi.runtime.prompt import Prompt
 
+from . import processes
 from .media_answer import picture
 
 SEEDS = 16  # prompts to try until an answer is as long as asked for
@@ -52,7 +53,8 @@ class Resident:
     @classmethod
     def now(cls) -> Resident:
         """Of this process."""
-        return cls(_status("RssAnon"), _status("RssFile"))
+        sizes = processes.memory()
+        return cls(sizes["RssAnon"], sizes["RssFile"])
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def measure(
     """
     started = Moment.now()
     with edgephi.load(bundle, threads=threads, mapped=mapped) as session:
-        load, loading_peak, loaded = Moment.now() - started, _status("VmHWM"), Resident.now()
+        load, loading_peak, loaded = Moment.now() - started, processes.memory()["VmHWM"], Resident.now()
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         for seed in range(SEEDS):
             usage, first, decode = _ask(session, _question(session, prompt, image, seed), answer)
@@ -95,7 +97,7 @@ def measure(
             raise RequestError(f"{bundle} ends every answer at once: nothing can be said of its speed")
         return Answer(
             usage.prompt_tokens, usage.completion_tokens, session.threads, load, first, decode, usage.decode_rate,
-            loading_peak, loaded, Resident.now(), _status("VmHWM"), session.loaded,
+            loading_peak, loaded, Resident.now(), processes.memory()["VmHWM"], session.loaded,
         )
 
 
@@ -128,11 +130,6 @@ def _ids(session: edgephi.Session, length: int, seed: int) -> list[int]:
     never = {*tokens.eos, *tokens.placeholders.values()}
     allowed = [token for token in range(session.manifest.text.vocab_size) if token not in never]
     return random.Random(seed).choices(allowed, k=length)
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
 
 
 @click.command()
