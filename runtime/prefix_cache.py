@@ -29,6 +29,7 @@ from .graphs import RUNTIME, Interrupt
 from .inputs import identity
 from .manifest import Manifest
 from .sampling import is_whole
+from .user_files import cached
 
 BLOCK = 64  # positions: less is computed again as fast as it is found
 MEMORY_BYTES = 1 << 30  # 4,096 positions of Phi-4-mini
@@ -175,9 +176,7 @@ def find(wanted: PrefixCache | str | Path | bool | None) -> PrefixCache:
     if wanted is False:
         return PrefixCache(memory_bytes=0)
     if wanted is True:
-        import platformdirs
-
-        wanted = Path(platformdirs.user_cache_dir("edgephi", appauthor=False)) / "prefixes"
+        wanted = cached("prefixes")
     folder = None if wanted is None else Path(wanted).absolute()
     with _opening:
         if folder not in _open:

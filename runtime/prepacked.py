@@ -20,6 +20,7 @@ from .footprint import footprint
 from .graphs import RUNTIME, write_prepacked
 from .manifest import Manifest
 from .providers.provider import Provider
+from .user_files import cached
 
 GRAPH, DATA = "graph.onnx", "graph.onnx.data"
 _CPUINFO = Path("/proc/cpuinfo")
@@ -28,9 +29,7 @@ _HEADROOM = 1.2
 
 def default_folder() -> Path:
     """Where prepared files are kept: a folder of the user's cache, which may be emptied at any time."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("edgephi", appauthor=False)) / "prepared"
+    return cached("prepared")
 
 
 def find(manifest: Manifest, name: str, provider: Provider, folder: Path) -> Path | None:

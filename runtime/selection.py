@@ -19,6 +19,7 @@ from .errors import EdgePhiError, ProviderUnavailable
 from .graphs import RUNTIME, hardware
 from .manifest import Manifest
 from .providers.provider import Provider
+from .user_files import cached
 
 Measure = Callable[[Provider], float]
 
@@ -74,7 +75,7 @@ def choose(device: str, manifest: Manifest, measure: Measure, memory: Path | Non
         raise ProviderUnavailable(f"no {device} of this machine serves this bundle ({reasons})")
     if len(serving) == 1:
         return Choice(serving[0], "the only device of this machine that serves this bundle")
-    return _fastest(serving, manifest, measure, _default_memory() if memory is None else memory)
+    return _fastest(serving, manifest, measure, cached("devices.json") if memory is None else memory)
 
 
 def _fastest(serving: list[Provider], manifest: Manifest, measure: Measure, memory: Path) -> Choice:
@@ -102,12 +103,6 @@ def _key(serving: list[Provider], manifest: Manifest) -> str:
     files = sorted(record.sha256 for record in manifest.files.values())
     facts = (platform.node(), platform.machine(), RUNTIME, [provider.name for provider in serving], files)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-
-
-def _default_memory() -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("edgephi", appauthor=False)) / "devices.json"
 
 
 def _recall(memory: Path, key: str) -> dict[str, float]:

@@ -124,7 +124,7 @@ def test_a_device_that_fails_is_told_and_tried_again(manifest: Manifest, devices
 def test_auto_times_real_sessions(
     tiny_bundle: Callable[..., Path], devices: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "_default_memory", lambda: tmp_path / "devices.json")
+    monkeypatch.setattr(selection, "cached", lambda name: tmp_path / name)
     with edgephi.load(tiny_bundle("mini"), device="auto") as session:
         assert session.device in ("cpu", "fast") and session.device_reason.startswith("the fastest here (measured: ")
         assert session.generate("Hi", max_tokens=2, temperature=0).usage.completion_tokens >= 1
