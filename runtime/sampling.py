@@ -143,7 +143,10 @@ class Sampler:
         self._remember(token_id)
         if not self.logprobs:
             return Choice(token_id, None)
-        return Choice(token_id, log_probability(logits, token_id), _likeliest(logits, self._alternatives))
+        normaliser = log_normaliser(logits)
+        return Choice(
+            token_id, float(logits[token_id]) - normaliser, _likeliest(logits, self._alternatives, normaliser)
+        )
 
     def distribution(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids that survive all filters and their weights, float64, not normalised. Temperature is above 0."""
@@ -197,25 +200,19 @@ class Sampler:
         scores[seen] = np.where(values < 0, values * penalty, values / penalty)
 
 
-def log_probability(logits: np.ndarray, token_id: int) -> float:
-    """Natural logarithm of softmax(logits)[token_id], logits (vocab,)."""
-    return float(logits[token_id]) - _normaliser(logits)
-
-
-def _normaliser(logits: np.ndarray) -> float:
-    """What to take from a logit for its log-probability."""
+def log_normaliser(logits: np.ndarray) -> float:
+    """What to take from a logit of (vocab,) for the natural logarithm of its softmax."""
     largest = float(logits.max())
     return largest + math.log(np.exp(logits - np.float32(largest)).sum(dtype=np.float64))
 
 
-def _likeliest(logits: np.ndarray, count: int) -> tuple[tuple[int, float], ...]:
+def _likeliest(logits: np.ndarray, count: int, normaliser: float) -> tuple[tuple[int, float], ...]:
     """The `count` likeliest tokens and their log-probabilities, best first; of equal ones the lower id."""
     if count == 0:
         return ()
     count = min(count, len(logits))
     ids = np.argpartition(logits, len(logits) - count)[len(logits) - count :]
     best = ids[np.lexsort((ids, -logits[ids]))]
-    normaliser = _normaliser(logits)
     return tuple((int(number), float(logits[number]) - normaliser) for number in best)
 
 
