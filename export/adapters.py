@@ -35,6 +35,7 @@ from .peft import PeftAdapter, open_peft
 
 DECODERS = ("text", "text-media")  # the graphs of edgephi's own that adapters go into
 PRODUCT = ".matmul"  # ends the names of the nodes that multiply with a weight
+GATED = "_or_not"  # and of those behind them that add one of the published adapters
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"  # the head of a tied checkpoint is its embedding
 HASHED_BYTES = 64 << 20  # larger files are weights, which stay untouched
 SHOWN = 4
@@ -144,15 +145,14 @@ def _require_fitting(
 
 def _linears(model: ir.Model) -> dict[str, Linear]:
     """The products with weights, by the names of the weights, in the order in which they are computed."""
-    ends = {node.name: node for node in model.graph}
-    found = {}
+    multiplied, last = {}, {}
     for node in model.graph:
-        name = str(node.name).removesuffix(PRODUCT)
-        if name == node.name:
-            continue
-        last = next((ends[key] for key in ends if key and key.startswith(f"{name}.") and key.endswith("_or_not")), node)
-        found[name] = Linear(node, last, *_shape(node))
-    return found
+        prefix, _, end = str(node.name).rpartition(".")
+        if f".{end}" == PRODUCT:
+            multiplied[prefix] = last[prefix] = node
+        elif end.endswith(GATED):
+            last[prefix] = node
+    return {prefix: Linear(node, last[prefix], *_shape(node)) for prefix, node in multiplied.items()}
 
 
 def _shape(node: ir.Node) -> tuple[int, int]:
