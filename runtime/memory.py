@@ -1,6 +1,7 @@
-"""How much memory this machine can give without pushing something else out: one question, three systems.
+"""How much memory this machine can give without pushing something else out, and how much this process had at most.
 
-Boundary: numbers only. None means that the system does not tell, and then nothing is refused for lack of memory.
+Boundary: numbers only. None means that the system does not tell, and then nothing is refused for lack of memory. Each
+system has its own way to ask.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 # What macOS gives up before it swaps: free pages, pages of files, and what programs declared purgeable.
@@ -21,6 +23,19 @@ def available_memory() -> int | None:
     if sys.platform == "win32":
         return _windows()
     return _macos() if sys.platform == "darwin" else _linux()
+
+
+def peak_memory() -> int:
+    """The largest resident set of this process so far, in bytes; 0 where the system does not tell."""
+    largest = _field(_STATUS, "VmHWM:")
+    if largest is not None:
+        return largest << 10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    # kibibytes, on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _linux() -> int | None:

@@ -5,19 +5,17 @@ Boundary: data, and the clock of one answer; nothing here runs a model.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 from .answer import Kind
 from .generation import Step
+from .memory import peak_memory
 from .tools import MalformedCall, ToolCall, answer_message
 
 TopLogprobs: TypeAlias = tuple[tuple[int, float], ...]
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -159,20 +157,3 @@ class Meter:
             drafted_tokens=self._drafted,
             thinking_tokens=thinking_tokens,
         )
-
-
-def peak_memory() -> int:
-    """The largest resident set of this process so far, in bytes; 0 where the system does not tell."""
-    try:
-        status = _STATUS.read_text(encoding="ascii")
-    except OSError:
-        status = ""
-    _, found, rest = status.partition("VmHWM:")
-    if found:
-        return int(rest.split(maxsplit=1)[0]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    # kibibytes, on macOS bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
