@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 from . import providers
+from .engine import TELEMETRY_OFF
 from .fit import judge as judge_memory
-from .graphs import TELEMETRY_OFF
 from .manifest import read_manifest
 from .memory import available_memory
 from .selection import judge

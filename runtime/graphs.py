@@ -1,16 +1,12 @@
-"""ONNX Runtime sessions and I/O binding: the only file of this package that imports onnxruntime.
+"""ONNX Runtime sessions and I/O binding.
 
 Boundary: knows graphs, tensors and devices; nothing of tokens or caches. What ONNX Runtime would do silently is refused
-here: falling back to another device, placing a node elsewhere, and its own telemetry.
+here: falling back to another device and placing a node elsewhere.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,29 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from .devices import devices
+from .engine import ENGINE_ERRORS, first_line, ort
 from .errors import BundleError, ProviderUnavailable, RequestError
-from .providers.provider import Plugin, Provider
+from .providers.provider import Provider
 
-TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
-
-# The wheels read the variable once, while they are imported: a call after that comes too late for the first event.
-if "onnxruntime" in sys.modules and os.environ.get(TELEMETRY_OFF) != "1":
-    warnings.warn(
-        "onnxruntime was imported before edgephi and may have sent telemetry:"
-        f" set {TELEMETRY_OFF}=1 or import edgephi first",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-os.environ[TELEMETRY_OFF] = "1"
-
-import onnxruntime as ort  # noqa: E402  # only now
-from onnxruntime.capi import onnxruntime_pybind11_state as _state  # noqa: E402
-
-# run_with_iobinding raises RuntimeError, everything else raises the library's own classes, which share no parent.
-_ORT_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
-)
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -51,7 +29,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(bool)": np.dtype(np.bool_),
 }
-RUNTIME = f"onnxruntime {ort.__version__}"
 _FATAL = 4  # log severity: what goes wrong arrives as an exception, stderr stays ours
 
 
@@ -120,7 +97,7 @@ class Graph:
             options = None if interrupt is None else interrupt._options
             try:
                 return dict(zip(names, session.run(names, dict(feeds), options), strict=True))
-            except _ORT_ERRORS as error:
+            except ENGINE_ERRORS as error:
                 raise self._failure(error, interrupt) from error
 
     def bind(self) -> Binding:
@@ -143,13 +120,13 @@ class Graph:
             session = self._opened()
             try:
                 session.run_with_iobinding(binding, interrupt._options)
-            except _ORT_ERRORS as error:
+            except ENGINE_ERRORS as error:
                 raise self._failure(error, interrupt) from error
 
     def _failure(self, error: Exception, interrupt: Interrupt | None) -> Exception:
         if interrupt is not None and interrupt.requested:
             return Interrupted()
-        reason = _first_line(error)
+        reason = first_line(error)
         if "allocate memory" in reason or "bad_alloc" in reason:
             return RequestError(
                 f"the system gave no memory for this step ({reason}): shorten the prompt or free memory"
@@ -216,68 +193,6 @@ def write_prepacked(path: Path, provider: Provider, target: Path, data: str) -> 
     _session(path, options, provider, None)
 
 
-def hardware(provider: Provider) -> tuple[str, ...]:
-    """What this machine has for a provider, in words: one entry a device.
-
-    Raises ProviderUnavailable saying what is missing: the package, the library, its dependencies or the device.
-    """
-    found = _devices(provider)
-    described = [
-        " ".join([str(item.device.vendor or item.ep_vendor), item.device.type.name, *item.device.metadata.values()])
-        for item in found
-    ]
-    return tuple(described) or (provider.ort_name,)
-
-
-def _devices(provider: Provider) -> list[Any]:
-    """ONNX Runtime's handles of what a provider drives here; none for a provider inside ONNX Runtime itself."""
-    if provider.plugin is not None:
-        _register(provider, provider.plugin)
-        found = [item for item in ort.get_ep_devices() if item.ep_name == provider.ort_name]
-        fitting = [item for item in found if item.device.type.name in provider.hardware]
-        if not fitting:
-            kinds = sorted({item.device.type.name for item in found})
-            raise ProviderUnavailable(
-                f"device {provider.name!r} is not in this machine: {provider.ort_name} needs "
-                f"{' or '.join(provider.hardware)} and finds {', '.join(kinds) or 'nothing'}: {provider.install}"
-            )
-        return fitting
-    if provider.ort_name not in ort.get_available_providers():
-        raise ProviderUnavailable(
-            f"device {provider.name!r} needs {provider.ort_name}, this ONNX Runtime {ort.__version__} offers "
-            f"{', '.join(ort.get_available_providers())}: {provider.install}; or choose another device"
-        )
-    return []
-
-
-def _register(provider: Provider, plugin: Plugin) -> None:
-    """Let ONNX Runtime load the library of a plugin, once a process."""
-    if provider.ort_name in ort.get_available_providers():
-        return
-    try:
-        library = importlib.import_module(plugin.package).get_library_path()
-    except ImportError as error:
-        raise ProviderUnavailable(
-            f"device {provider.name!r} needs the package {plugin.distribution}, which is not installed: "
-            f"{provider.install}"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        raise ProviderUnavailable(_missing_library(provider, plugin, _first_line(error))) from error
-    if not os.path.isfile(library):
-        raise ProviderUnavailable(_missing_library(provider, plugin, f"there is no {library}"))
-    try:
-        ort.register_execution_provider_library(provider.ort_name, library)
-    except _ORT_ERRORS as error:
-        raise ProviderUnavailable(_missing_library(provider, plugin, _first_line(error))) from error
-
-
-def _missing_library(provider: Provider, plugin: Plugin, reason: str) -> str:
-    return (
-        f"device {provider.name!r}: the library of {plugin.distribution} does not load ({reason}): install the package "
-        "again, and the driver of the device; or choose another device"
-    )
-
-
 def _open(path: Path, provider: Provider, threads: int, model: bytes | None) -> ort.InferenceSession:
     options = _options(provider, threads)
     # packing the weights for the kernels is most of the time of a load
@@ -303,16 +218,16 @@ def _options(provider: Provider, threads: int) -> ort.SessionOptions:
 def _session(
     path: Path, options: ort.SessionOptions, provider: Provider, model: bytes | None
 ) -> ort.InferenceSession:
-    devices = _devices(provider)
+    found = devices(provider)
     settings = dict(provider.options)
     try:
         if provider.plugin is None:
             chosen = [(provider.ort_name, settings)]
             return ort.InferenceSession(model or str(path), options, providers=chosen, enable_fallback=0)
-        options.add_provider_for_devices(devices, settings)
+        options.add_provider_for_devices(found, settings)
         return ort.InferenceSession(model or str(path), options, enable_fallback=0)
-    except _ORT_ERRORS as error:
-        reason = _first_line(error)
+    except ENGINE_ERRORS as error:
+        reason = first_line(error)
         if provider.kind != "cpu":
             raise ProviderUnavailable(
                 f"device {provider.name!r} does not open {path} ({reason}): update its driver, choose another device, "
@@ -345,7 +260,3 @@ def _tensors(values: Sequence[Any]) -> dict[str, Tensor]:
         value.name: Tensor(_DTYPES[value.type], tuple("?" if size is None else size for size in value.shape))
         for value in values
     }
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]

@@ -24,8 +24,9 @@ import numpy as np
 from .array_files import ArrayFiles
 from .array_store import ArrayStore
 from .cache import KeyValueCache, Position
+from .engine import RUNTIME
 from .errors import RequestError
-from .graphs import RUNTIME, Interrupt
+from .graphs import Interrupt
 from .inputs import identity
 from .manifest import Manifest
 from .sampling import is_whole

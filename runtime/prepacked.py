@@ -15,9 +15,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from .engine import RUNTIME
 from .errors import RequestError
 from .footprint import footprint
-from .graphs import RUNTIME, write_prepacked
+from .graphs import write_prepacked
 from .manifest import Manifest
 from .providers.provider import Provider
 from .user_files import cached

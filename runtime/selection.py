@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import providers
+from .devices import hardware
+from .engine import RUNTIME
 from .errors import EdgePhiError, ProviderUnavailable
-from .graphs import RUNTIME, hardware
 from .manifest import Manifest
 from .providers.provider import Provider
 from .user_files import cached

@@ -13,7 +13,8 @@ import pytest
 
 import edgephi
 from edgephi import ProviderUnavailable
-from edgephi.runtime import graphs, providers, selection
+from edgephi.runtime import devices as found_devices
+from edgephi.runtime import providers, selection
 from edgephi.runtime.graphs import Graph
 from edgephi.runtime.manifest import Manifest, read_manifest
 from edgephi.runtime.providers.provider import Plugin, Provider
@@ -51,17 +52,17 @@ def test_without_its_package_a_device_names_the_next_step(name: str, monkeypatch
     if record.ort_name in ort.get_available_providers():
         pytest.skip(f"{record.ort_name} is registered in this process")
     with pytest.raises(ProviderUnavailable, match=f"pip install {record.plugin.distribution}"):
-        graphs.hardware(record)
+        found_devices.hardware(record)
 
 
 @pytest.mark.parametrize("name", [name for name in providers.names() if providers.find(name).plugin is None])
 def test_a_provider_of_another_build_is_named_with_that_build(name: str) -> None:
     record = providers.find(name)
     if record.ort_name in ort.get_available_providers():
-        assert graphs.hardware(record)
+        assert found_devices.hardware(record)
         return
     with pytest.raises(ProviderUnavailable, match=f"needs {record.ort_name}, .* in the place of onnxruntime"):
-        graphs.hardware(record)
+        found_devices.hardware(record)
 
 
 def test_a_library_that_is_missing_or_damaged_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_a_library_that_is_missing_or_damaged_is_said(tmp_path: Path, monkeypatc
         module = SimpleNamespace(get_library_path=lambda path=path: str(path))
         monkeypatch.setitem(sys.modules, plugin.package, module)
         with pytest.raises(ProviderUnavailable, match=f"of some-plugin does not load.*{reason}") as caught:
-            graphs.hardware(record)
+            found_devices.hardware(record)
         assert "\n" not in str(caught.value)
 
 

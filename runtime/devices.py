@@ -1,0 +1,76 @@
+"""Which devices are there: providers are loaded and asked what they drive.
+
+Boundary: finds and says what is missing; opens no graph.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from .engine import ENGINE_ERRORS, first_line, ort
+from .errors import ProviderUnavailable
+from .providers.provider import Plugin, Provider
+
+
+def hardware(provider: Provider) -> tuple[str, ...]:
+    """What this machine has for a provider, in words: one entry a device.
+
+    Raises ProviderUnavailable saying what is missing: the package, the library, its dependencies or the device.
+    """
+    found = devices(provider)
+    described = [
+        " ".join([str(item.device.vendor or item.ep_vendor), item.device.type.name, *item.device.metadata.values()])
+        for item in found
+    ]
+    return tuple(described) or (provider.ort_name,)
+
+
+def devices(provider: Provider) -> list[Any]:
+    """ONNX Runtime's handles of what a provider drives here; none for a provider inside ONNX Runtime itself."""
+    if provider.plugin is not None:
+        _register(provider, provider.plugin)
+        found = [item for item in ort.get_ep_devices() if item.ep_name == provider.ort_name]
+        fitting = [item for item in found if item.device.type.name in provider.hardware]
+        if not fitting:
+            kinds = sorted({item.device.type.name for item in found})
+            raise ProviderUnavailable(
+                f"device {provider.name!r} is not in this machine: {provider.ort_name} needs "
+                f"{' or '.join(provider.hardware)} and finds {', '.join(kinds) or 'nothing'}: {provider.install}"
+            )
+        return fitting
+    if provider.ort_name not in ort.get_available_providers():
+        raise ProviderUnavailable(
+            f"device {provider.name!r} needs {provider.ort_name}, this ONNX Runtime {ort.__version__} offers "
+            f"{', '.join(ort.get_available_providers())}: {provider.install}; or choose another device"
+        )
+    return []
+
+
+def _register(provider: Provider, plugin: Plugin) -> None:
+    """Let ONNX Runtime load the library of a plugin, once a process."""
+    if provider.ort_name in ort.get_available_providers():
+        return
+    try:
+        library = importlib.import_module(plugin.package).get_library_path()
+    except ImportError as error:
+        raise ProviderUnavailable(
+            f"device {provider.name!r} needs the package {plugin.distribution}, which is not installed: "
+            f"{provider.install}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ProviderUnavailable(_missing_library(provider, plugin, first_line(error))) from error
+    if not os.path.isfile(library):
+        raise ProviderUnavailable(_missing_library(provider, plugin, f"there is no {library}"))
+    try:
+        ort.register_execution_provider_library(provider.ort_name, library)
+    except ENGINE_ERRORS as error:
+        raise ProviderUnavailable(_missing_library(provider, plugin, first_line(error))) from error
+
+
+def _missing_library(provider: Provider, plugin: Plugin, reason: str) -> str:
+    return (
+        f"device {provider.name!r}: the library of {plugin.distribution} does not load ({reason}): install the package "
+        "again, and the driver of the device; or choose another device"
+    )
