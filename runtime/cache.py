@@ -1,8 +1,8 @@
 """Keys and values of the positions that a model has seen: grows with the conversation, rewinds exactly.
 
-Boundary: arrays and positions; runs no graph. The arrays are bound to a graph as past and present at once and written
-by it in place; what lies beyond `len(positions)` is scrap. Growing replaces arrays, so the caller gives a function
-that binds the new ones.
+Boundary: memory and positions; runs no graph. The arrays lie where the graph computes, are bound to it as past and
+present at once and written by it in place; what lies beyond `len(positions)` is scrap. Growing replaces arrays, so the
+caller gives functions that place and bind the new ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ContextOverflow, RequestError
+from .graphs import Placed
 
 BLOCK = 256
 _GROWTH = (
@@ -24,7 +25,8 @@ _GROWTH = (
 # sequences agree on it, the same regime gives the same keys and values.
 Position = Hashable
 
-Bind = Callable[[int, np.ndarray], None]
+Place = Callable[[np.ndarray], Placed]
+Bind = Callable[[int, Placed], None]
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,18 @@ class Snapshot:
 class KeyValueCache:
     """The cache of one sequence. `positions` are those whose keys and values are valid under `regime`."""
 
-    def __init__(self, shape: CacheShape, bind: Bind, fixed: int | None = None) -> None:
-        """`bind(index, array)` is called with each new array; index 2·layer is the key of a layer, 2·layer + 1 its
-        value. `fixed`: the capacity from the first position to the last, for graphs whose shapes cannot change.
+    def __init__(self, shape: CacheShape, place: Place, bind: Bind, fixed: int | None = None) -> None:
+        """`place(array)` puts a new array where the graph computes; `bind(index, placed)` is called with each; index
+        2·layer is the key of a layer, 2·layer + 1 its value. `fixed`: the capacity from the first position to the last,
+        for graphs whose shapes cannot change.
         """
         self.shape = shape
         self.regime: Regime | None = None
         self.kept = 0  # so many of the first positions are kept elsewhere, too
+        self._place = place
         self._bind = bind
         self._positions: list[Position] = []
-        self._arrays: list[np.ndarray] = []
+        self._arrays: list[Placed] = []
         self._capacity = 0
         self._fixed = fixed
         self._resize(fixed or BLOCK)
@@ -144,8 +148,8 @@ class KeyValueCache:
 
     def bind(self) -> None:
         """Bind every array again, after another cache was bound."""
-        for index, array in enumerate(self._arrays):
-            self._bind(index, array)
+        for index, held in enumerate(self._arrays):
+            self._bind(index, held)
 
     def clear(self) -> None:
         """Forget everything and give the memory back."""
@@ -161,19 +165,18 @@ class KeyValueCache:
 
     def copy(self, start: int, stop: int) -> np.ndarray:
         """Keys and values of some valid positions, (2·layers, kv_heads, stop - start, head_dim)."""
-        return np.concatenate([array[:, :, start:stop] for array in self._arrays])
+        return np.concatenate([held.read()[:, :, start:stop] for held in self._arrays])
 
     def append(self, values: np.ndarray, positions: Sequence[Position]) -> None:
         """Take what `copy` gave as the keys and values of the `positions` behind the valid ones."""
         start, stop = len(self), len(self) + len(positions)
         self.reserve(stop)
-        for array, part in zip(self._arrays, values, strict=True):
-            array[0, :, start:stop] = part
+        self._fill(start, values)
         self.commit(positions)
 
     def snapshot(self) -> Snapshot:
         """A copy that later changes do not reach."""
-        arrays = tuple(array[:, :, : len(self)].copy() for array in self._arrays)
+        arrays = tuple(held.read()[:, :, : len(self)].copy() for held in self._arrays)
         return Snapshot(self.shape, self.regime, tuple(self._positions), arrays)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -182,21 +185,28 @@ class KeyValueCache:
             raise RequestError(f"the snapshot is of {snapshot.shape}, the model has {self.shape}: take another")
         self.rewind(0)
         self.reserve(len(snapshot.positions))
-        for array, kept in zip(self._arrays, snapshot.arrays, strict=True):
-            array[:, :, : len(snapshot.positions)] = kept
+        self._fill(0, [kept[0] for kept in snapshot.arrays])
         self.regime = snapshot.regime
         self._positions = list(snapshot.positions)
+
+    def _fill(self, start: int, values: Iterable[np.ndarray]) -> None:
+        """Write (kv_heads, positions, head_dim) of each key and value from position `start` on."""
+        for held, part in zip(self._arrays, values, strict=True):
+            array = held.read()
+            array[0, :, start : start + part.shape[1]] = part
+            held.write(array)
 
     def _resize(self, capacity: int) -> None:
         """Replace array by array, so that only one of them is ever held twice; any of them may be larger than said."""
         shape = (1, self.shape.kv_heads, capacity, self.shape.head_dim)
         for index in range(2 * self.shape.layers):
             # an accelerator multiplies what it masks by zero, and chance memory may be NaN
-            array = np.zeros(shape, self.shape.dtype) if self._fixed else np.empty(shape, self.shape.dtype)
+            array = np.zeros(shape, self.shape.dtype)
             if index < len(self._arrays):
-                array[:, :, : len(self)] = self._arrays[index][:, :, : len(self)]
-                self._arrays[index] = array
+                if len(self):
+                    array[:, :, : len(self)] = self._arrays[index].read()[:, :, : len(self)]
+                self._arrays[index] = self._place(array)
             else:
-                self._arrays.append(array)
-            self._bind(index, array)
+                self._arrays.append(self._place(array))
+            self._bind(index, self._arrays[index])
         self._capacity = capacity

@@ -238,7 +238,7 @@ class Decoder:
         return Regime(self._tables.limit_for(len(sequence)), self._inputs.adapter(sequence), self._tuned)
 
     def _new_cache(self) -> KeyValueCache:
-        return KeyValueCache(self._steps.shape, self._steps.bind_cache, self._steps.capacity)
+        return KeyValueCache(self._steps.shape, self._steps.place, self._steps.bind_cache, self._steps.capacity)
 
     def _require_finite(self, logits: np.ndarray, position: int) -> None:
         with np.errstate(all="ignore"):

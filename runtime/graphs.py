@@ -80,6 +80,7 @@ class Graph:
         of it.
         """
         self.path = path
+        self._provider = provider
         self._running = threading.Lock()
         self._session: ort.InferenceSession | None = _open(path, provider, threads, model)
         self.left_to_cpu = _check_placement(self._session, provider, path)
@@ -102,7 +103,11 @@ class Graph:
 
     def bind(self) -> Binding:
         """A binding of this graph: buffers stay where they are from one run to the next."""
-        return Binding(self, self._opened().io_binding())
+        return Binding(self, self._opened().io_binding(), copies=self._provider.memory is not None)
+
+    def place(self, array: np.ndarray) -> Placed:
+        """Let the graph keep `array` where it computes."""
+        return Placed(array, self._provider.memory)
 
     def close(self) -> None:
         """Give the memory back; waits for a run in progress. Closing twice is fine."""
@@ -131,49 +136,81 @@ class Graph:
             return RequestError(
                 f"the system gave no memory for this step ({reason}): shorten the prompt or free memory"
             )
+        if self._provider.kind != "cpu":
+            return ProviderUnavailable(
+                f"device {self._provider.name!r} does not run {self.path} ({reason}): choose another device, or run "
+                "`edgephi doctor`"
+            )
         return BundleError(
             f"{self.path}: the graph does not run ({reason}); run `edgephi verify` or export the checkpoint again"
         )
 
 
-class Binding:
-    """Inputs and outputs of a graph bound to numpy arrays without a copy: write into an array, run, read an array.
+class Placed:
+    """An array where a graph computes: the array itself on the host, a copy of it on a device with its own memory."""
 
-    An array stays alive as long as it is bound. Arrays are C-contiguous and of the dtype that the graph states.
+    def __init__(self, array: np.ndarray, memory: str | None) -> None:
+        self._host = array if memory is None else None
+        self._value = ort.OrtValue.ortvalue_from_numpy(array, memory or "cpu", 0)
+
+    def read(self) -> np.ndarray:
+        """What it holds now: its memory on the host, a copy from a device."""
+        read: np.ndarray = self._value.numpy() if self._host is None else self._host
+        return read
+
+    def write(self, array: np.ndarray) -> None:
+        """Hold what `read` gave and the caller has changed."""
+        if array is not self._host:
+            self._value.update_inplace(array)
+
+
+class Binding:
+    """Inputs and outputs of a graph bound to numpy arrays: write into an array, run, read an array.
+
+    An array stays alive as long as it is bound. Arrays are C-contiguous and of the dtype that the graph states. On the
+    host nothing is copied; a device with its own memory gets a copy of every writable input before each run.
     """
 
-    def __init__(self, graph: Graph, binding: Any) -> None:
+    def __init__(self, graph: Graph, binding: Any, *, copies: bool) -> None:
         self._graph = graph
         self._binding = binding
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray | Placed] = {}
+        self._copies = copies
+        self._copied: dict[str, np.ndarray] = {}
 
     def bind_input(self, name: str, array: np.ndarray) -> None:
         """Read input `name` from `array` from now on."""
         self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         self._arrays[name] = array
+        # ONNX Runtime copies to a device when it binds, and would not see what is written later
+        self._copied.pop(name, None)
+        if self._copies and array.flags.writeable:
+            self._copied[name] = array
 
     def bind_output(self, name: str, array: np.ndarray) -> None:
         """Write output `name` into `array` from now on; its shape must be what the run produces."""
         self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         self._arrays[name] = array
 
-    def bind_in_place(self, source: str, target: str, array: np.ndarray) -> None:
+    def bind_in_place(self, source: str, target: str, placed: Placed) -> None:
         """Let input `source` and output `target` be the same memory: the graph appends to it."""
-        value = ort.OrtValue.ortvalue_from_numpy(array)
-        self._binding.bind_ortvalue_input(source, value)
-        self._binding.bind_ortvalue_output(target, value)
-        self._arrays[source] = array
+        self._binding.bind_ortvalue_input(source, placed._value)
+        self._binding.bind_ortvalue_output(target, placed._value)
+        self._arrays[source] = placed
 
     def release(self) -> None:
         """Let go of all arrays; the binding is of no use afterwards."""
         self._arrays.clear()
+        self._copied.clear()
         self._binding = None
 
     def run(self, interrupt: Interrupt) -> None:
         """Run once; other Python threads go on meanwhile.
 
-        Raises Interrupted, BundleError, and RequestError when closed or without memory.
+        Raises Interrupted, BundleError, ProviderUnavailable, and RequestError when closed or without memory.
         """
+        for name, array in self._copied.items():
+            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         self._graph._run_bound(self._binding, interrupt)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .cache import CacheShape, KeyValueCache, Position, Regime
 from .errors import BundleError
-from .graphs import Binding, Graph, Interrupt
+from .graphs import Binding, Graph, Interrupt, Placed
 from .inputs import EmbeddingInputs, TextInputs
 from .manifest import TUNED, TextModel
 from .rotary import RotaryTables
@@ -32,8 +32,11 @@ class Steps(Protocol):
     capacity: int | None
     guesses: bool
 
-    def bind_cache(self, index: int, array: np.ndarray) -> None:
-        """Use `array` for the key (2·layer) or value (2·layer + 1) of a layer from now on."""
+    def place(self, array: np.ndarray) -> Placed:
+        """Put a key or value where the graphs compute."""
+
+    def bind_cache(self, index: int, placed: Placed) -> None:
+        """Use `placed` for the key (2·layer) or value (2·layer + 1) of a layer from now on."""
 
     def run(
         self, cache: KeyValueCache, part: tuple[Position, ...], rows: np.ndarray, logits: np.ndarray,
@@ -59,15 +62,20 @@ class FreeSteps:
         self.widest = widest
         self._tables = tables
         self._inputs = inputs
+        self._graph = graph
         self._binding = graph.bind()
         self._mask = np.ones((1, 0), np.int64)
         self._gates = [name for name in graph.optional if name.endswith(GATE)]
         self._bound: Regime | None = None
         self._rows: np.ndarray | None = None
 
-    def bind_cache(self, index: int, array: np.ndarray) -> None:
+    def place(self, array: np.ndarray) -> Placed:
+        """Where the graph computes."""
+        return self._graph.place(array)
+
+    def bind_cache(self, index: int, placed: Placed) -> None:
         """In place."""
-        _bind_cache(self._binding, index, array)
+        _bind_cache(self._binding, index, placed)
 
     def run(
         self, cache: KeyValueCache, part: tuple[Position, ...], rows: np.ndarray, logits: np.ndarray,
@@ -123,13 +131,18 @@ class FixedSteps:
         self.widest = window
         self.capacity: int | None = capacity
         self._inputs = inputs
+        self._processor = processor
         self._wide = _FixedGraph(processor, window, text)
         self._single = _FixedGraph(iterator, 1, text)
 
-    def bind_cache(self, index: int, array: np.ndarray) -> None:
+    def place(self, array: np.ndarray) -> Placed:
+        """Where the graphs compute: both on one device."""
+        return self._processor.place(array)
+
+    def bind_cache(self, index: int, placed: Placed) -> None:
         """In place, for both graphs."""
         for graph in (self._wide, self._single):
-            _bind_cache(graph.binding, index, array)
+            _bind_cache(graph.binding, index, placed)
 
     def run(
         self, cache: KeyValueCache, part: tuple[Position, ...], rows: np.ndarray, logits: np.ndarray,
@@ -178,9 +191,9 @@ class _FixedGraph:
         self.binding.run(interrupt)
 
 
-def _bind_cache(binding: Binding, index: int, array: np.ndarray) -> None:
+def _bind_cache(binding: Binding, index: int, placed: Placed) -> None:
     name = f"{index // 2}.{'value' if index % 2 else 'key'}"
-    binding.bind_in_place(f"past_key_values.{name}", f"present.{name}", array)
+    binding.bind_in_place(f"past_key_values.{name}", f"present.{name}", placed)
 
 
 def _capacity(graph: Graph) -> int | str:

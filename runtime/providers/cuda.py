@@ -19,6 +19,7 @@ PROVIDER = Provider(
     install="put onnxruntime-gpu in the place of onnxruntime, on a machine with an NVIDIA driver and CUDA",
     # the key/value cache grows by what it needs, not to the next power of two
     options=(("arena_extend_strategy", "kSameAsRequested"),),
+    memory="cuda",
     # ONNX Runtime computes lengths and other whole numbers that steer a GPU on the CPU
     leaves_to_cpu=("Cast", "Gather", "ReduceSum", "Shape", "Sub"),
 )

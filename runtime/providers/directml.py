@@ -23,4 +23,5 @@ PROVIDER = Provider(
     install="put onnxruntime-directml in the place of onnxruntime, on Windows 10 or later",
     leaves_to_cpu=("Cast", "Gather", "ReduceSum", "Shape", "Sub"),
     memory_pattern=False,
+    memory="dml",
 )

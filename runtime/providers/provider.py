@@ -37,7 +37,8 @@ class Provider:
     `plugin`: None for a provider inside ONNX Runtime itself. `install`: the next step where it is missing. `options`:
     of the provider. `leaves_to_cpu`: operators that it is known to leave to the CPU, which is reported; any other that
     it leaves is an error. `memory_pattern`: whether ONNX Runtime may plan its memory ahead.
-    `maps_weights`: whether it can use weights that prepacked.py wrote to a file.
+    `maps_weights`: whether it can use weights that prepacked.py wrote to a file. `memory`: what ONNX Runtime calls the
+    device's own memory, where keys and values stay; None where it computes in the host's.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Provider:
     leaves_to_cpu: tuple[str, ...] = ()
     memory_pattern: bool = True
     maps_weights: bool = False
+    memory: str | None = None
 
     def __post_init__(self) -> None:
         for dtype in (self.activation_dtype, *self.runs):
@@ -69,6 +71,11 @@ class Provider:
             raise ValueError(f"provider {self.name}: block bits {self.block_bits} must be among 2, 4, 8")
         if self.window is not None and self.window < 2:
             raise ValueError(f"provider {self.name}: a window of {self.window} positions; 2 or more are needed")
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether its graphs have fixed shapes alone, without branches."""
+        return self.window is not None
 
     def refusal(self, made_for: Provider) -> str | None:
         """Why graphs that were made for another device cannot run here, None where they can."""

@@ -18,4 +18,5 @@ PROVIDER = Provider(
     hardware=("GPU",),
     install="pip install onnxruntime-ep-webgpu, and a graphics driver with Vulkan, Metal or Direct3D 12",
     plugin=Plugin("onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu"),
+    memory="webgpu",
 )

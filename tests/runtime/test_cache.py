@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,40 +13,62 @@ from hypothesis import strategies as st
 
 from edgephi import ContextOverflow, RequestError
 from edgephi.runtime.cache import BLOCK, CacheShape, KeyValueCache, Regime
+from edgephi.runtime.graphs import Placed
 
 SHAPE = CacheShape(layers=2, kv_heads=3, head_dim=4, dtype=np.dtype(np.float32))
 SHORT, LONG = Regime(4096), Regime(16384)
 
 
+def on_host(array: np.ndarray) -> Placed:
+    return Placed(array, None)
+
+
+class Distant:
+    """Stands for memory of a device: what is read is a copy, what is changed must be written back."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array.copy()
+
+    def read(self) -> np.ndarray:
+        return self._array.copy()
+
+    def write(self, array: np.ndarray) -> None:
+        self._array[...] = array
+
+
+PLACES = pytest.mark.parametrize("place", [on_host, Distant], ids=["host", "device"])
+
+
 class Graph:
     """Stands for a graph that writes keys and values behind the valid ones; a position's values are its hash."""
 
-    def __init__(self) -> None:
-        self.arrays: dict[int, np.ndarray] = {}
-        self.cache = KeyValueCache(SHAPE, self.bind)
-
-    def bind(self, index: int, array: np.ndarray) -> None:
-        self.arrays[index] = array
+    def __init__(self, place: Callable[[np.ndarray], Any] = on_host) -> None:
+        self.held: dict[int, Any] = {}
+        self.cache = KeyValueCache(SHAPE, place, self.held.__setitem__)
 
     def feed(self, positions: Sequence[Hashable]) -> None:
         start = len(self.cache)
         self.cache.reserve(start + len(positions))
-        for index, array in self.arrays.items():
+        for index, held in self.held.items():
+            array = held.read()
             for offset, position in enumerate(positions):
                 array[:, :, start + offset] = hash(position) + 1000 * index
+            held.write(array)
         self.cache.commit(positions)
 
     def assert_holds(self, positions: Sequence[Hashable]) -> None:
         assert list(self.cache.positions) == list(positions)
-        assert len(self.arrays) == 2 * SHAPE.layers
-        for index, array in self.arrays.items():
+        assert len(self.held) == 2 * SHAPE.layers
+        for index, held in self.held.items():
+            array = held.read()
             assert array.shape == (1, SHAPE.kv_heads, self.cache.capacity, SHAPE.head_dim) and array.flags.c_contiguous
             wanted = np.array([hash(position) + 1000 * index for position in positions], np.float32)
             assert (array[0, :, : len(positions)] == wanted[:, None]).all()
 
 
-def test_it_starts_with_one_block_and_grows_with_the_sequence() -> None:
-    graph = Graph()
+@PLACES
+def test_it_starts_with_one_block_and_grows_with_the_sequence(place: Callable[[np.ndarray], Any]) -> None:
+    graph = Graph(place)
     assert graph.cache.capacity == BLOCK
     graph.feed(range(BLOCK))
     assert graph.cache.capacity == BLOCK
@@ -86,8 +109,9 @@ def test_another_regime_forgets_and_the_same_does_not() -> None:
     assert len(graph.cache) == 0 and graph.cache.regime == LONG
 
 
-def test_a_snapshot_is_not_reached_by_what_follows() -> None:
-    graph, other = Graph(), Graph()
+@PLACES
+def test_a_snapshot_is_not_reached_by_what_follows(place: Callable[[np.ndarray], Any]) -> None:
+    graph, other = Graph(place), Graph(place)
     graph.cache.enter(LONG)
     graph.feed(range(300))
     kept = graph.cache.snapshot()
@@ -101,7 +125,7 @@ def test_a_snapshot_is_not_reached_by_what_follows() -> None:
         target.feed([5])
         target.assert_holds([*range(300), 5])
     assert len(kept.positions) == 300
-    strange = KeyValueCache(dataclasses.replace(SHAPE, head_dim=8), lambda index, array: None)
+    strange = KeyValueCache(dataclasses.replace(SHAPE, head_dim=8), on_host, lambda index, held: None)
     with pytest.raises(RequestError, match="the snapshot is of CacheShape"):
         strange.restore(kept)
 
@@ -131,10 +155,13 @@ STEPS = st.one_of(
 )
 
 
+@PLACES
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.lists(STEPS, max_size=25))
-def test_any_sequence_of_operations_keeps_what_is_valid(steps: list[tuple[str, int]]) -> None:
-    graph, held = Graph(), list[int]()
+@given(steps=st.lists(STEPS, max_size=25))
+def test_any_sequence_of_operations_keeps_what_is_valid(
+    place: Callable[[np.ndarray], Any], steps: list[tuple[str, int]]
+) -> None:
+    graph, held = Graph(place), list[int]()
     graph.cache.enter(SHORT)
     kept, kept_held = graph.cache.snapshot(), list[int]()
     for number, (step, amount) in enumerate(steps):
@@ -156,3 +183,13 @@ def test_any_sequence_of_operations_keeps_what_is_valid(steps: list[tuple[str, i
             graph.cache.clear()
             held = []
         graph.assert_holds(held)
+
+
+@PLACES
+def test_what_was_copied_out_is_taken_in_again(place: Callable[[np.ndarray], Any]) -> None:
+    graph, other = Graph(place), Graph(place)
+    graph.feed(range(300))
+    kept = graph.cache.copy(0, 300)
+    other.cache.append(kept[:, :, :280], range(280))
+    other.cache.append(kept[:, :, 280:], range(280, 300))
+    other.assert_holds(range(300))
