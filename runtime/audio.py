@@ -34,6 +34,8 @@ _FFT = 512
 _PREEMPHASIS = 0.97
 _MEL_HIGHEST = 7_690.0
 _BLOCK_FRAMES = 500
+# A header may count what a decoder leaves out at both ends; what is decoded is counted exactly.
+_HEADER_SLACK = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,12 @@ def prepare_audio(source: AudioSource, *, max_seconds: float = MAXIMUM_SECONDS) 
     """Features of a whole recording.
 
     Raises MediaError for what cannot be decoded, for less than one frame (25 ms) and for more than `max_seconds`:
-    nothing is ever cut off.
+    nothing is ever cut off, and what is too long by its header or once it is reached is not decoded further.
     """
-    chunks = list(stream_audio(source, max_seconds=max_seconds))
-    return audio_inputs(np.concatenate([chunk.features for chunk in chunks]), 0)
+    features = bytearray()  # grows in place: a long recording is never in memory twice
+    for chunk in stream_audio(source, max_seconds=max_seconds):
+        features += np.ascontiguousarray(chunk.features).data.cast("B")
+    return audio_inputs(np.frombuffer(features, np.float32).reshape(-1, MEL_BINS), 0)
 
 
 def stream_audio(
@@ -99,14 +103,14 @@ def stream_audio(
     if chunk_frames < 1:
         raise MediaError(f"chunks of {chunk_frames} frames are asked for; at least one frame is needed")
     with open_waveform(source) as waveform:
+        if waveform.promised is not None:
+            _check_length(waveform.what, waveform.promised / waveform.rate - _HEADER_SLACK, max_seconds)
         rate = NARROW_RATE if waveform.rate == NARROW_RATE else RATE
         samples = resample(waveform.blocks, waveform.rate, rate)
         first, waiting = 0, np.empty((0, MEL_BINS), np.float32)
         for block in _log_mel_blocks(samples, rate):
             waiting = np.concatenate([waiting, block])
-            if max_seconds is not None and (first + len(waiting)) * FRAME_SECONDS > max_seconds:
-                raise MediaError(
-                    f"{waveform.what} is longer than the {max_seconds:g} s allowed; cut it or process it in chunks")
+            _check_length(waveform.what, (first + len(waiting)) * FRAME_SECONDS, max_seconds)
             while len(waiting) >= chunk_frames:
                 yield audio_inputs(waiting[:chunk_frames], first)
                 first, waiting = first + chunk_frames, waiting[chunk_frames:]
@@ -138,6 +142,13 @@ def audio_inputs(features: NDArray[np.float32], first: int) -> AudioInputs:
     """Features (frames, 80) as what is ready for the speech graph; `first` is their first frame's place."""
     digest = hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()
     return AudioInputs(features, count_tokens(len(features)), first * FRAME_SECONDS, digest)
+
+
+def _check_length(what: str, seconds: float, limit: float | None) -> None:
+    if limit is not None and round(seconds / FRAME_SECONDS) > round(limit / FRAME_SECONDS):
+        raise MediaError(
+            f"{what} is longer than the {limit:g} s that can be taken; cut it, or transcribe it, which takes any length"
+        )
 
 
 def _log_mel_blocks(samples: Iterator[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:

@@ -47,11 +47,15 @@ _OTHER_KINDS = (
 
 @dataclass(frozen=True)
 class Waveform:
-    """A recording that is being read: mono float32 blocks at `rate` Hz. `what` names it in errors."""
+    """A recording that is being read: mono float32 blocks at `rate` Hz. `what` names it in errors.
+
+    `promised`: how many samples the header says there are, None where it does not say.
+    """
 
     rate: int
     blocks: Iterator[NDArray[np.float32]]
     what: str
+    promised: int | None
 
 
 @contextmanager
@@ -71,7 +75,7 @@ def open_waveform(source: AudioSource) -> Iterator[Waveform]:
         starts = range(0, len(samples), BLOCK_FRAMES)
         blocks = (_to_float(samples[start : start + BLOCK_FRAMES]) for start in starts)
         what = "audio given as an array"
-        yield Waveform(rate, _mono(blocks, what), what)
+        yield Waveform(rate, _mono(blocks, what), what, len(samples))
         return
     what = describe(source, "audio")
     with open_source(source, "audio", limit=MAXIMUM_BYTES, file_limit=MAXIMUM_FILE_BYTES) as file:
@@ -79,13 +83,17 @@ def open_waveform(source: AudioSource) -> Iterator[Waveform]:
         if is_wav(head):
             data = read_header(file, what)
             _check_format(data.format.rate, data.format.channels, what)
-            yield Waveform(data.format.rate, _mono(read_blocks(file, data, BLOCK_FRAMES), what), what)
+            blocks = read_blocks(file, data, BLOCK_FRAMES)
+            yield Waveform(data.format.rate, _mono(blocks, what), what, data.frames)
             return
         stream = _stream(file, head, what)
         stream.file.seek(0)
         with _open_soundfile(stream.file, what) as decoder:
             _check_format(decoder.samplerate, decoder.channels, what)
-            yield Waveform(decoder.samplerate, _mono(_decoded(decoder, stream.samples, what), what), what)
+            promised = decoder.frames if stream.samples is None else stream.samples
+            blocks = _decoded(decoder, promised, what)
+            known = promised if promised < _UNKNOWN_FRAMES else None
+            yield Waveform(decoder.samplerate, _mono(blocks, what), what, known)
 
 
 def _stream(file: BinaryIO, head: bytes, what: str) -> Stream:
@@ -115,8 +123,8 @@ def _open_soundfile(file: BinaryIO | Spliced, what: str) -> Any:
     return decoder
 
 
-def _decoded(decoder: Any, samples: int | None, what: str) -> Iterator[NDArray[np.float32]]:
-    """Blocks (n, channels) up to the end. `samples` is what must be there at least, else what the decoder expects."""
+def _decoded(decoder: Any, expected: int, what: str) -> Iterator[NDArray[np.float32]]:
+    """Blocks (n, channels) up to the end. `expected`: frames that must be there at least, if they are known."""
     rate, count = decoder.samplerate, 0
     while True:
         try:
@@ -127,7 +135,6 @@ def _decoded(decoder: Any, samples: int | None, what: str) -> Iterator[NDArray[n
             break
         count += len(block)
         yield block
-    expected = decoder.frames if samples is None else samples
     if count + (_MP3_DELAY if decoder.format in _MPEG else 0) < expected < _UNKNOWN_FRAMES:
         raise MediaError(
             f"{what} is damaged or cut: {count / rate:.1f} s of {expected / rate:.1f} s can be read; copy it again")

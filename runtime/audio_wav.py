@@ -46,6 +46,11 @@ class WavData:
     start: int
     size: int | None
 
+    @property
+    def frames(self) -> int | None:
+        """Samples a channel, None if the header does not say."""
+        return None if self.size is None else self.size // (self.format.sample_bytes * self.format.channels)
+
 
 def is_wav(head: bytes) -> bool:
     """Whether a file with these first 12 bytes is a WAV file."""

@@ -73,7 +73,7 @@ def load(
         require_memory(manifest, context, available_memory(), mapped=ready)
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
-        text = pool.submit(_open_text, folder, manifest)
+        text = pool.submit(_open_text, folder, manifest, tables.context)
         model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared)
     try:
         tokenizer, reader = text.result()
@@ -83,11 +83,12 @@ def load(
     return Session(manifest, choice, chosen, tokenizer, reader, model)
 
 
-def _open_text(folder: Path, manifest: Manifest) -> tuple[Tokenizer, PromptReader]:
+def _open_text(folder: Path, manifest: Manifest, context: int) -> tuple[Tokenizer, PromptReader]:
     """Everything between text and ids."""
     tokenizer = Tokenizer.open(folder)
     template = ChatTemplate.open(folder, tokenizer.controls)
-    return tokenizer, PromptReader(tokenizer, template, manifest.text.vocab_size, manifest.tokens, manifest.pictures)
+    vocabulary = manifest.text.vocab_size
+    return tokenizer, PromptReader(tokenizer, template, vocabulary, manifest.tokens, manifest.pictures, context)
 
 
 def _seconds(folder: Path, manifest: Manifest, provider: Provider, tables: RotaryTables) -> float:

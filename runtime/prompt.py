@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
-from .audio import AudioInputs, prepare_audio
+from .audio import FRAME_SECONDS, FRAMES_PER_TOKEN, MAXIMUM_SECONDS, AudioInputs, prepare_audio
 from .cache import Position
 from .chat import ChatTemplate
 from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, Picture, SpeechEncoder
-from .errors import BundleError, MediaError, RequestError
+from .errors import BundleError, ContextOverflow, MediaError, RequestError
 from .graphs import Interrupt
 from .image import Crop, prepare_image
 from .image_naflex import prepare_naflex_image
@@ -79,14 +79,17 @@ class PromptReader:
 
     def __init__(
         self, tokenizer: Tokenizer, template: ChatTemplate | None, vocabulary: int, tokens: Tokens,
-        pictures: Pictures | None,
+        pictures: Pictures | None, context: int,
     ) -> None:
-        """`pictures`: how they are prepared, None where the bundle takes none. Raises BundleError."""
+        """`pictures`: how they are prepared, None where the bundle takes none. `context`: positions that there are,
+        beyond which no medium is decoded. Raises BundleError.
+        """
         self._tokenizer = tokenizer
         self._template = template
         self._vocabulary = vocabulary
         self._media = tokens.placeholders
         self._pictures = pictures
+        self._context = context
         plain = {kind: number for kind, number in self._media.items() if number not in tokenizer.control_ids}
         if plain:
             raise BundleError(
@@ -136,7 +139,7 @@ class PromptReader:
                 continue
             ids += self._tokenizer.encode_segments(text)
             text = []
-            slots.append(Slot(len(ids), self._media[kind], self._prepare(next(waiting))))
+            slots.append(Slot(len(ids), self._media[kind], self._prepare(next(waiting), self._context - len(ids))))
             ids += [slots[-1].placeholder] * slots[-1].inputs.tokens
             after = self._pictures.after if kind == "image" and self._pictures is not None else ""
         return ReadPrompt(ids + self._tokenizer.encode_segments(text), tuple(slots))
@@ -155,14 +158,19 @@ class PromptReader:
                 )
         return [int(cast("int", number)) for number in ids]
 
-    def _prepare(self, medium: Media) -> Picture | AudioInputs:
-        """Decode one medium; an error says where in the messages it stands."""
+    def _prepare(self, medium: Media, room: int) -> Picture | AudioInputs:
+        """Decode one medium, for which `room` positions are left; an error says where in the messages it stands."""
+        if room < 1:
+            raise ContextOverflow(
+                f"{medium.where}: what stands before it fills the context of {self._context} tokens: shorten the"
+                " conversation or load the bundle with a larger context"
+            )
         source = cast("Any", medium.source)
         if medium.kind == "audio" and isinstance(source, AudioInputs):  # prepared ahead, as for a long recording
             return source
         try:
             if medium.kind == "audio":
-                return prepare_audio(source)
+                return prepare_audio(source, max_seconds=min(MAXIMUM_SECONDS, room * FRAMES_PER_TOKEN * FRAME_SECONDS))
             limits = _present(self._pictures)
             if limits.kind == "patches":
                 return prepare_naflex_image(source, min_patches=limits.minimum, max_patches=limits.maximum)

@@ -14,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from edgephi.runtime.audio import CHUNK_FRAMES, batch_audio, count_tokens, prepare_audio, stream_audio
+from edgephi.runtime.audio_decode import open_waveform
 from edgephi.runtime.errors import MediaError
 
 
@@ -53,15 +54,18 @@ def test_chunks_joined_are_the_whole(rate: int, chunk_frames: int) -> None:
     assert [chunk.start for chunk in chunks] == pytest.approx(starts)
 
 
+class Watched(io.BytesIO):
+    """A file that knows how far it was read."""
+
+    furthest = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.furthest = max(self.furthest, self.tell())
+        return data
+
+
 def test_chunks_come_while_the_recording_is_read() -> None:
-    class Watched(io.BytesIO):
-        furthest = 0
-
-        def read(self, size: int | None = -1, /) -> bytes:
-            data = super().read(size)
-            self.furthest = max(self.furthest, self.tell())
-            return data
-
     buffer = io.BytesIO()
     soundfile.write(buffer, noise(16_000 * 120), 16_000, format="WAV", subtype="PCM_16")
     file = Watched(buffer.getvalue())
@@ -73,13 +77,45 @@ def test_chunks_come_while_the_recording_is_read() -> None:
 
 def test_nothing_is_cut_silently() -> None:
     recording = noise(16_000 * 3), 16_000
-    with pytest.raises(MediaError, match="longer than the 2 s allowed"):
+    with pytest.raises(MediaError, match="longer than the 2 s that can be taken"):
         prepare_audio(recording, max_seconds=2)
-    with pytest.raises(MediaError, match="longer than the 2 s allowed"):
+    with pytest.raises(MediaError, match="longer than the 2 s that can be taken"):
         list(stream_audio(recording, chunk_frames=10, max_seconds=2))
     assert prepare_audio(recording, max_seconds=3).frames == 298
     with pytest.raises(MediaError, match="at least one frame"):
         list(stream_audio(recording, chunk_frames=0))
+
+
+def _wav(seconds: int) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(16_000 * seconds), 16_000, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def test_what_is_too_long_by_its_header_is_not_decoded() -> None:
+    file = Watched(_wav(60))
+    with pytest.raises(MediaError, match="longer than the 5 s that can be taken"):
+        prepare_audio(file, max_seconds=5)
+    assert file.furthest < 100
+
+
+def test_what_is_longer_than_it_says_is_decoded_up_to_the_limit() -> None:
+    data = bytearray(_wav(60))
+    data[40:44] = b"\xff\xff\xff\xff"  # as programs write that cannot know the length
+    file = Watched(data)
+    with pytest.raises(MediaError, match="longer than the 5 s that can be taken"):
+        prepare_audio(file, max_seconds=5)
+    assert 5 * 32_000 < file.furthest < 20 * 32_000
+    assert prepare_audio(Watched(data), max_seconds=60).frames == 5_998
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3"])
+def test_headers_of_all_kinds_promise_a_length(container: str) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(16_000 * 30), 16_000, format=container)
+    with open_waveform(buffer.getvalue()) as waveform:
+        assert waveform.promised is not None
+        assert abs(waveform.promised - 480_000) <= 2 * 1152 + 576  # of MP3: the frames' own silence at both ends
 
 
 def test_a_damaged_end_is_an_error_even_in_chunks() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,8 +85,6 @@ def test_a_transcript_is_that_of_the_session(hearing: Live, multimodal: Path) ->
 
 
 def test_a_recording_in_a_chat_reaches_the_model(hearing: Live) -> None:
-    import base64
-
     part: Any = {"type": "input_audio", "input_audio": {"data": base64.b64encode(_wav()).decode(), "format": "wav"}}
     content = [part, {"type": "text", "text": "What is said?"}]
     ask = hearing.client().chat.completions.create
@@ -92,6 +92,35 @@ def test_a_recording_in_a_chat_reaches_the_model(hearing: Live) -> None:
     short = ask(model="ears", messages=[{"role": "user", "content": content[1:]}], max_tokens=4)
     assert reply.usage is not None and short.usage is not None
     assert reply.usage.prompt_tokens >= short.usage.prompt_tokens + 10
+
+
+def test_a_recording_beyond_the_context_is_refused_by_its_header(hearing: Live) -> None:
+    """Two hours of silence, which take less than a megabyte to send."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(8_000 * 7_200, np.int16), 8_000, format="FLAC")
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(file.getvalue()).decode()}}
+    response = hearing.post("/v1/chat/completions", {"messages": [{"role": "user", "content": [part]}]})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["param"], error["code"]) == ("messages[0].content[0]", "invalid_media")
+    assert "is longer than the" in error["message"]
+
+
+def test_tools_are_called_about_a_recording_and_broken_calls_told(hearing: Live) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(_wav()).decode()}}
+    function = {"name": "play", "parameters": {"type": "object", "properties": {"again": {"type": "boolean"}},
+                "required": ["again"], "additionalProperties": False}, "strict": True}
+    asked: dict[str, Any] = {
+        "messages": [{"role": "user", "content": [part, {"type": "text", "text": "Do it."}]}], "temperature": 0,
+        "tools": [{"type": "function", "function": function}], "tool_choice": "required", "parallel_tool_calls": False,
+    }
+    choice = hearing.post("/v1/chat/completions", asked).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None
+    assert set(json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])) == {"again"}
+    cut = hearing.post("/v1/chat/completions", {**asked, "max_tokens": 4}).json()
+    assert cut["choices"][0]["finish_reason"] == "length" and "tool_calls" not in cut["choices"][0]["message"]
+    (broken,) = cut["edgephi"]["malformed_tool_calls"]
+    assert "ended inside the call" in broken["reason"]
 
 
 def test_the_forms_of_a_transcript(scripted: Live) -> None:
