@@ -23,6 +23,7 @@ from .batches import IGNORED, LEAST
 from .corpus import ASKED, Clip, clip_of
 from .tasks import images, speech, spoken
 from .tasks.example import Example, Mark
+from .tasks.images import page
 from .tasks.source import Source
 from .tokenizer import ASSISTANT, END
 
@@ -99,6 +100,8 @@ class MediaBatches:
         task = self.source.weighted(tuple(self.weights), tuple(self.weights.values()))
         if task in images.TASKS:
             return asked(images.draw(task, self.source))
+        if task == page.NAME:
+            return asked(page.make(self.source))
         if task in self._clips:
             clip = self.source.pick(self._clips[task])
             return Asked(task, clip.question or "", clip.answer, clip=clip)
@@ -189,15 +192,20 @@ def _sounds(
 
 
 def disturb(features: NDArray[np.float32], source: Source) -> NDArray[np.float32]:
-    """Half of them as they are; the others louder or quieter, with more noise, and without a few neighbouring mel bins.
+    """A third of them as they are; the others as another throat would say it (mel bins moved by up to 8 %, Jaitly and
+    Hinton 2013), louder or quieter, with more noise, and without a few neighbouring bins.
 
     More than this keeps an encoder that knows nothing yet from learning anything.
     """
-    if source.chance(0.5):
+    if source.chance(1 / 3):
         return features
-    louder = np.maximum(features + source.between(-10, 5) / 10, 0)
+    bins = features.shape[1]
+    place = np.clip(np.arange(bins) * (1 + source.between(-8, 8) / 100), 0, bins - 1)
+    below, share = place.astype(np.int64), np.float32(place % 1)
+    moved = features[:, below] * (1 - share) + features[:, np.minimum(below + 1, bins - 1)] * share
+    louder = np.maximum(moved + source.between(-10, 5) / 10, 0)
     noisy: NDArray[np.float32] = np.logaddexp(louder, source.between(0, 70) / 10).astype(np.float32)
-    first = source.below(noisy.shape[1])
+    first = source.below(bins)
     noisy[:, first : first + source.between(0, 4)] = 0
     return noisy
 

@@ -38,8 +38,8 @@ def encode(
         features = picture_features(model, batch.pixels, batch.mask)
         if hinted:
             assert batch.marks is not None
-            shown = model.marks(features).float().flatten(0, 2)
-            hints = hints + torch.nn.functional.cross_entropy(shown, batch.marks.flatten())
+            for shown in (model.marks(features), model.told(features)):
+                hints = hints + torch.nn.functional.cross_entropy(shown.float().flatten(0, 2), batch.marks.flatten())
         useful = tuple(-(-count // 2) for count in batch.grid.valid_patches)
         rows = model.image_rows(features, batch.grid.rows, batch.grid.columns, (useful[0], useful[1]))
     if batch.frames is not None and batch.lengths is not None and batch.said is not None:

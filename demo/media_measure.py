@@ -44,13 +44,13 @@ def solved(model: MediaModel, batches: HeldOut) -> dict[str, float]:
 
 
 def recognized(model: MediaModel, batches: HeldOut) -> dict[str, float]:
-    """Share of pictures of which every marked patch is told, and of recordings of which all words are."""
+    """Share of pictures of whose crops every marked patch is told, and of recordings of which all words are."""
     right: dict[str, list[bool]] = {}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for batch in batches:
             if batch.pixels is not None and batch.mask is not None and batch.marks is not None:
-                found = model.marks(picture_features(model, batch.pixels, batch.mask)).argmax(-1)
-                told = (found == batch.marks) | (batch.marks == 0)
+                found = model.told(picture_features(model, batch.pixels, batch.mask)).argmax(-1)
+                told = ((found == batch.marks) | (batch.marks == 0))[:, 1:]
                 _count(right, batch, told.flatten(1).all(1).tolist())
             elif batch.frames is not None and batch.lengths is not None and batch.said is not None:
                 heard, inside = model.speech(batch.frames, batch.lengths)

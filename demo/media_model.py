@@ -24,6 +24,7 @@ from .train import ATTENTION, causal_attention
 
 FULL_ATTENTION = "full_float32"
 MASKED = -1e4
+_CELL = 2  # patches of a cell, in each direction
 
 
 class Adapted(nn.Module):
@@ -50,7 +51,9 @@ class Adapted(nn.Module):
 
 
 class MediaModel(nn.Module):
-    """`model` is transformers'; the two heads exist in training only: what a patch shows, which word a step ends."""
+    """`model` is transformers'; three heads exist in training only: what a patch shows, what the four patches of a cell
+    show, which word a step ends.
+    """
 
     def __init__(
         self, base: Path, shape: architecture.Shape, media: architecture.MediaShape, labels: int, words: int
@@ -75,6 +78,7 @@ class MediaModel(nn.Module):
                 if name in architecture.TARGETS:
                     setattr(module, name, Adapted(child.to(torch.bfloat16), media.rank))
         self.marks = nn.Linear(media.vision_hidden, labels)
+        self.cells = nn.Linear(media.vision_hidden, _CELL**2 * labels)
         self.words = nn.Linear(media.speech_hidden, words + 1)
 
     def adapted(self) -> dict[str, Adapted]:
@@ -98,17 +102,32 @@ class MediaModel(nn.Module):
         result: torch.Tensor = x
         return result
 
+    def pooled(self, features: torch.Tensor) -> torch.Tensor:
+        """features (images, crops, patches², hidden) → means of 2 × 2 patches (images, crops, cells, cells, hidden)."""
+        images, crops, count, width = features.shape
+        side = math.isqrt(count)
+        grid = features.reshape(images * crops, side, side, width).permute(0, 3, 1, 2)
+        means: torch.Tensor = self.image.image_token_compression(grid).permute(0, 2, 3, 1)
+        return means.reshape(images, crops, side // _CELL, side // _CELL, width)
+
+    def told(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits of what each patch shows, by its cell alone: (images, crops, patches², labels).
+
+        A decoder gets cells, so a cell has to say which of its four patches shows what.
+        """
+        pooled = self.pooled(features)
+        images, crops, cells, _, _ = pooled.shape
+        each: torch.Tensor = self.cells(pooled).reshape(images, crops, cells, cells, _CELL, _CELL, -1)
+        return each.transpose(3, 4).reshape(images, crops, (cells * _CELL) ** 2, -1)
+
     def image_rows(self, features: torch.Tensor, rows: int, columns: int, useful: tuple[int, int]) -> torch.Tensor:
         """features (images, 1 + rows · columns, patches², hidden) → (images, tokens, decoder's width).
 
         All pictures have the same grid, of which `useful` rows and columns of cells hold something.
         """
-        images, crops, count, width = features.shape
-        side = math.isqrt(count)
-        grid = features.reshape(images * crops, side, side, width).permute(0, 3, 1, 2)
-        pooled = self.image.image_token_compression(grid).permute(0, 2, 3, 1)
-        cells = side // 2
-        pooled = pooled.reshape(images, crops, cells, cells, width)
+        images, _, _, width = features.shape
+        pooled = self.pooled(features)
+        cells = pooled.shape[2]
         crop = pooled[:, 1:].reshape(images, rows, columns, cells, cells, width).transpose(2, 3)
         crop = crop.reshape(images, rows * cells, columns * cells, width)[:, : useful[0], : useful[1]]
         between = self.image.global_img_feature_extensor.expand(images, 1, width)

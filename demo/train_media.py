@@ -30,11 +30,12 @@ from .media_losses import losses, normalize
 from .media_measure import HeldOut, held_out_batches, recognized, solved
 from .media_model import MediaModel, trainable
 from .tasks import images, speech, spoken
+from .tasks.images import page
 from .train import save, schedule
 
 SEED = 5
 GRADIENT_NORM = 1.0
-CLIPS = 1500  # recordings of each task
+CLIPS = 4000  # recordings of each task
 _IMAGE, _AUDIO = "embed_tokens_extend.image_embed.", "embed_tokens_extend.audio_embed."
 _PICTURE_PARTS = (f"{_IMAGE}img_projection", f"{_IMAGE}global_img", f"{_IMAGE}sub_img", ".down.vision.", ".up.vision.")
 
@@ -60,8 +61,8 @@ class Stage:
 STAGES = {
     "vision": Stage(
         "vision", tuple(images.TASKS),
-        (*_PICTURE_PARTS, f"{_IMAGE}img_processor.embeddings", f"{_IMAGE}img_processor.encoder", "marks."),
-        alone=0.5, muon=3e-3, adam=2e-3,
+        (*_PICTURE_PARTS, f"{_IMAGE}img_processor.embeddings", f"{_IMAGE}img_processor.encoder", "marks.", "cells."),
+        alone=0.6, muon=3e-3, adam=2e-3,
     ),
     "speech": Stage(
         "speech", tuple(speech.TASKS),
@@ -87,7 +88,7 @@ class Settings:
     media: architecture.MediaShape = architecture.MEDIA
 
 
-STEPS = {"vision": 9000, "speech": 7000, "both": 2500}
+STEPS = {"vision": 15000, "speech": 7000, "both": 2500}
 
 
 @click.command()
@@ -170,7 +171,7 @@ class Run:
         if stage == "speech":
             normalize(self.model, clips)
         self.batches = MediaBatches(words, crop, clips, self._stage.tasks, SEED)
-        self._begin_with_words()
+        self._begin_with_parts()
         self._held_out: HeldOut = held_out_batches(words, crop, self._stage.tasks, settings.sample)
         self._waiting: list[MediaBatch] = []
 
@@ -197,7 +198,7 @@ class Run:
         measure, what = (recognized, "recognized") if self.alone else (solved, "solved")
         found = measure(self.model, self._held_out)
         self.batches.focus(found)
-        self._begin_with_words()
+        self._begin_with_parts()
         log.info("%s %s", what, " ".join(f"{task} {100 * share:.0f}" for task, share in found.items()))
         return found
 
@@ -205,10 +206,12 @@ class Run:
         """Mean cross-entropy of the answers' tokens, and the encoders' own loss; in nats."""
         return losses(self.model, batch, self._stage.adapter, alone=self.alone, hinted=self._stage.alone > 0)
 
-    def _begin_with_words(self) -> None:
-        """Half of what a speech encoder hears alone are single words: sentences do not say where theirs are."""
-        if self.alone and self._stage.adapter == "speech":
-            self.batches.add(corpus.WORD)
+    def _begin_with_parts(self) -> None:
+        """Half of what an encoder sees or hears alone are pages of letters or single words: sentences do not say where
+        their words are, and a picture to read has few letters.
+        """
+        if self.alone:
+            self.batches.add(corpus.WORD if self._stage.adapter == "speech" else page.NAME)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if nothing had happened."""

@@ -12,7 +12,7 @@ import pytest
 from edgephi.demo import shipped
 from edgephi.demo.tasks import images, media, speech, spoken
 from edgephi.demo.tasks.example import Example
-from edgephi.demo.tasks.images import drawing
+from edgephi.demo.tasks.images import drawing, page
 from edgephi.demo.tasks.source import Source, is_held_out
 from edgephi.demo.tasks.speech import voices
 from edgephi.runtime.grounding import find_boxes
@@ -67,6 +67,18 @@ def test_text_stands_where_its_letters_are_marked(held_out: bool) -> None:
             # italics and serifs reach over their place
             inside[int(mark.top) : int(mark.bottom) + 1, max(0, int(mark.left) - 4) : int(mark.right) + 5] = True
         assert not (ink & ~inside).any()
+
+
+@needs_fonts
+def test_pages_are_full_of_letters_that_are_marked() -> None:
+    source = Source("pages", held_out=False)
+    for example in (page.make(source) for _ in range(20)):
+        ink, inside = _ink(pixels(example)), np.zeros((112, 112), bool)
+        for mark in example.marks:
+            left, top = max(0, int(mark.left) - 4), max(0, int(mark.top))
+            inside[top : int(mark.bottom) + 1, left : max(0, int(mark.right) + 5)] = True
+        assert "".join(mark.label for mark in example.marks) == example.content
+        assert len(example.marks) >= 2 and not (ink & ~inside).any()
 
 
 @needs_fonts

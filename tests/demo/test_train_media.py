@@ -176,6 +176,23 @@ def test_training_and_runtime_compute_the_same(
     assert np.abs(found - logits[: len(ids)]).max() <= 1e-4 * np.abs(found).max()
 
 
+def test_a_cell_tells_of_its_four_patches_in_their_places(model: MediaModel) -> None:
+    side, hidden = MEDIA.side // MEDIA.patch, MEDIA.vision_hidden
+    features = torch.randn(2, 3, side * side, hidden, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        told, pooled = model.told(features), model.pooled(features)
+    labels = told.shape[-1]
+    for image, crop, row, column in ((0, 0, 0, 0), (1, 2, 3, 6), (0, 1, side - 1, 2)):
+        patches = features[image, crop].reshape(side, side, hidden)
+        block = patches[row // 2 * 2 : row // 2 * 2 + 2, column // 2 * 2 : column // 2 * 2 + 2]
+        cell = block.reshape(-1, hidden).mean(0)
+        assert torch.allclose(pooled[image, crop, row // 2, column // 2], cell, atol=1e-6)
+        which = row % 2 * 2 + column % 2
+        rows = slice(which * labels, (which + 1) * labels)
+        expected = model.cells.weight[rows] @ cell + model.cells.bias[rows]
+        assert torch.allclose(told[image, crop, row * side + column], expected, atol=1e-5)
+
+
 def test_transformers_reads_the_checkpoint(checkpoint: Path, session: edgephi.Session) -> None:
     from transformers import AutoModelForCausalLM
 

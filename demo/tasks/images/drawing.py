@@ -64,6 +64,11 @@ def shade(source: Source, color: Color, spread: int) -> Color:
     return red, green, blue
 
 
+def ink(source: Source) -> Color:
+    """A colour for letters, most often black."""
+    return shade(source, PALETTE[source.pick(("black", "black", "blue", "red"))], 25)
+
+
 def canvas(source: Source, width: int = SIDE, height: int = SIDE) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """A picture of a light background, and what draws on it."""
     level = source.between(225, 255)

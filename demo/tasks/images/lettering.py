@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..example import Example
 from ..source import Source
-from .drawing import PALETTE, SIDE, canvas, letter_marks, pick_font, pictured, shade
+from .drawing import SIDE, canvas, ink, letter_marks, pick_font, pictured
 
 NAME = "read"
-RANGE = "one word of up to 8 letters or one number of up to 5 digits, known or coined, fonts that were never seen"
+RANGE = "one coined word of up to 6 small letters or one number of up to 4 digits, in fonts that were never seen"
 
 _QUESTIONS = (
     "What does it say?",
@@ -18,23 +18,25 @@ _QUESTIONS = (
     "Which word or number is this?",
 )
 _MARGIN = 5
-_LONGEST = 8
+_LONGEST, _SHORT = 6, 4  # letters; a picture of one crop has room for a short word
 _SIZES = ((SIDE, SIDE), (2 * SIDE, SIDE), (SIDE, SIDE // 2))  # one crop, two, and one of which half is padding
 
 
 def make(source: Source) -> Example:
     """A picture of `fobu` and `What does it say?` → `fobu`."""
     text, content = _text(source)
-    width, height = (2 * SIDE, SIDE) if len(text) > 6 else source.weighted(_SIZES, (8, 1, 1))
+    width, height = (2 * SIDE, SIDE) if len(text) > _SHORT else source.weighted(_SIZES, (8, 1, 1))
     image, draw = canvas(source, width, height)
-    font = pick_font(source, size := source.between(20, 32))
-    while font.getlength(text) > width - 2 * _MARGIN:
+    font = pick_font(source, size := source.between(28, 40))
+    while True:
+        _, top, right, bottom = font.getbbox(text)
+        if right <= width - 2 * _MARGIN and bottom <= height - 2 * _MARGIN:
+            break
         size -= 1
         font = font.font_variant(size=size)
-    _, top, right, bottom = font.getbbox(text)
     x = source.between(_MARGIN, int(width - _MARGIN - right))
     y = source.between(_MARGIN, int(height - _MARGIN - bottom))
-    draw.text((x, y), text, fill=shade(source, PALETTE[source.pick(("black", "black", "blue", "red"))], 25), font=font)
+    draw.text((x, y), text, fill=ink(source), font=font)
     marks = letter_marks(text, font, (x, y), (y + top, y + bottom))
     return pictured(NAME, image, source.pick(_QUESTIONS), text, content, marks)
 
@@ -42,9 +44,6 @@ def make(source: Source) -> Example:
 def _text(source: Source) -> tuple[str, str]:
     """What to write, and the content that decides its side; drawing is too slow to find that out afterwards."""
     while True:
-        if source.chance(0.3):
-            word = str(source.below(10 ** source.between(1, 5)))
-        else:
-            word = source.word() if source.chance(0.5) else source.coined()
+        word = str(source.below(10 ** source.between(1, 4))) if source.chance(0.35) else source.coined()
         if len(word) <= _LONGEST and source.allowed(f"word {word}"):
-            return source.pick((word, word.lower(), word.capitalize())), f"word {word}"
+            return word, f"word {word}"

@@ -18,9 +18,12 @@ from ..example import Example
 from ..source import Source
 
 _ACCENTS = ("en-us", "en-gb")
-TRAINING_VOICES = tuple(
-    f"{accent}+{variant}" for accent in _ACCENTS for variant in ("m1", "m2", "m3", "m4", "m6", "f1", "f2", "f4", "f5")
+_VARIANTS = (
+    *("m1", "m2", "m3", "m4", "m5", "m6", "m8", "f1", "f2", "f4", "f5", "Alicia", "Andrea", "Andy", "Annie", "Diogo"),
+    *("Gene", "Hugo", "Lee", "Marco", "Michael", "Mike", "belinda", "benjamin", "caleb", "david", "ed", "edward"),
+    *("john", "linda", "max", "paul", "rob", "robert", "sandro", "shelby", "steph", "travis", "victor", "zac"),
 )
+TRAINING_VOICES = tuple(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)
 HELD_OUT_VOICES = tuple(f"{accent}+{variant}" for accent in _ACCENTS for variant in ("m7", "f3"))
 
 
