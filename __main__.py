@@ -3,7 +3,8 @@
 Boundary: the only file that knows every stage. It holds the names of the verbs and what a shell needs to know of their
 end (exit code, the line on stderr); options and output belong to the verb's own file.
 
-Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 Ctrl-C, 141 the reader of the output went away.
+Exit codes: 0 done, 1 an error, 2 a wrong command line, 3 an answer that was cut before it had the form asked for, 130
+Ctrl-C, 141 the reader of the output went away.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _run(arguments: list[str]) -> int:
         path = error.ctx.command_path if error.ctx is not None else "edgephi"
         return _fail(f"{error.format_message()} (see '{path} --help')", WRONG_USAGE, debug)
     except click.ClickException as error:
-        return _fail(error.format_message(), FAILED, debug)
+        return _fail(error.format_message(), error.exit_code, debug)
     except (KeyboardInterrupt, click.Abort):
         return _fail(None, INTERRUPTED, debug)
     except BrokenPipeError:

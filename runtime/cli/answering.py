@@ -34,6 +34,12 @@ _HARMLESS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t
 _HARMLESS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
+class CutAnswer(click.ClickException):
+    """An answer of a given form that ended before it had that form; what there is of it was shown."""
+
+    exit_code = 3
+
+
 @dataclass(frozen=True)
 class Finished:
     """An answer that has ended: what was said, why it ended, what it cost. `interrupted`: by Ctrl-C."""
@@ -236,6 +242,15 @@ def note_end(finished: Finished) -> None:
         note(f"(cut after {tokens} tokens, by the limit of max_tokens or of the context{thought})")
     elif finished.interrupted:
         note("(stopped)")
+
+
+def require_form(finish_reason: str | None, settings: Settings) -> None:
+    """Raises CutAnswer where the answer has not the form that was asked for, because a limit ended it."""
+    if finish_reason == "length" and settings.form is not None:
+        raise CutAnswer(
+            f"the answer was cut by the limit of max_tokens or of the context and does not follow {settings.form}:"
+            " raise --max-tokens, or shorten the prompt"
+        )
 
 
 def statistics(finished: Finished) -> str:

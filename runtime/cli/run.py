@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import RequestError
-from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, statistics
+from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, require_form, statistics
 from .form_options import form_options
 from .settings import Settings, memory_options
 
@@ -142,6 +142,7 @@ def run(
             note(statistics(finished))
         if finished.interrupted:
             raise KeyboardInterrupt
+        require_form(finished.finish_reason, settings)
 
 
 def loaded(
@@ -226,6 +227,7 @@ def _stream_json(session: Session, prompt: Prompt, settings: Settings) -> None:
             click.echo(json.dumps(fields, ensure_ascii=False))
     if interrupted.is_set():
         raise KeyboardInterrupt
+    require_form(piece.finish_reason, settings)
 
 
 def _summary(bundle: Path, finished: Finished, settings: Settings) -> dict[str, object]:

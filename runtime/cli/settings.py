@@ -52,6 +52,14 @@ class Settings:
     tool_choice: str = "auto"
     adapter: str | None = None
 
+    @property
+    def form(self) -> str | None:
+        """The option that gives the answer a form, None where it may say anything."""
+        forms = {"--schema": self.schema, "--regex": self.regex, "--choice": self.choice}
+        if self.tool_choice not in ("auto", "none"):
+            forms["--tool-choice"] = self.tool_choice
+        return next((name for name, wanted in forms.items() if wanted not in (None, ())), None)
+
     def options(self) -> Options:
         """Keyword arguments for `Session.stream`."""
         return {

@@ -62,6 +62,22 @@ def test_what_cannot_be_followed_is_one_line(program: Program, bundle: Path, arg
     assert done.code != 0 and found in done.err and done.err.count("\n") == 1 and not done.out
 
 
+@pytest.mark.parametrize("shape", [[], ["--json"], ["--stream-json"]])
+def test_an_answer_that_was_cut_has_not_its_form_and_a_code_of_its_own(
+    program: Program, bundle: Path, shape: list[str]
+) -> None:
+    done = program("run", bundle, "--schema", json.dumps(LIGHT), "-n", "3", *shape, "Light?")
+    assert done.code == 3 and done.out
+    assert "error: the answer was cut by the limit" in done.err and "does not follow --schema" in done.err
+    assert program("run", bundle, "-n", "3", *shape, "Light?").code == 0, "any text may be cut"
+
+
+@pytest.mark.parametrize("form", [["--regex", "[a-c]{60}"], ["--choice", "north " * 20], ["--tool-choice", "required"]])
+def test_every_form_can_be_cut(program: Program, bundle: Path, form: list[str]) -> None:
+    done = program("run", bundle, "--tools", json.dumps(TOOLS), "-n", "3", *form, "Light?")
+    assert done.code == 3 and f"does not follow {form[0]}" in done.err
+
+
 def test_results_are_typed_in_a_conversation(terminal: Program, bundle: Path, tmp_path: Path) -> None:
     talk = terminal(
         "run", bundle, "--tools", json.dumps(TOOLS), "--tool-choice", "set_light", "--regex", "[ab]{3}", "--temp", "0",
