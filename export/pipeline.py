@@ -159,7 +159,7 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
     checkpoint.include(family.adapter_folders(config))
     drawn = family.build(config, provider)
     draft = lowering.lower(provider, family.decoder(config), drawn, family.rotary(config), options.context)
-    graphs, tables, stored = draft.graphs, draft.tables, lowering.PARTS | dict(family.PARTS)
+    graphs, tables, stored = draft.graphs, draft.tables, lowering.stored(family.PARTS)
     shapes = families.weight_shapes(graphs)
     binding = lowering.reordered(bind(
         family.rules(config), {name: info.shape for name, info in checkpoint.tensors.items()},
@@ -220,7 +220,7 @@ def _role(name: str, graphs: Mapping[str, ir.Model], stored: Mapping[str, famili
     looked_up = any(node.op_type == rewrite.GATHER for node in uses)
     if multiplied and looked_up:
         return "tied"
-    if looked_up:
+    if looked_up and stored[declaring[0]].products != "encoder":
         return "embedding"
     if any(output.is_graph_output() for node in multiplied for output in node.outputs):
         return "head"

@@ -27,6 +27,13 @@ AUDIO_EMBEDS = "audio_embeds"
 AUDIO_ATTENTION_MASK = "audio_attention_mask"
 AUDIO_SIZES = "audio_sizes"
 AUDIO_PROJECTION_MODE = "audio_projection_mode"
+# Of graphs of fixed shapes, which edgephi alone runs.
+POSITION_IDS = "position_ids"
+POSITION_WEIGHTS = "position_weights"
+PATCH_MASK = "patch_mask"
+FRAME_MASK = "frame_mask"
+STEP_MASK = "step_mask"
+AUDIO_FEATURES_WITH_IMAGES = "audio_features_with_images"
 
 # Values of `audio_projection_mode`: what the whole prompt holds, which picks the projector of the speech graph.
 MODE_TEXT, MODE_VISION, MODE_SPEECH, MODE_VISION_SPEECH = range(4)
@@ -51,6 +58,41 @@ class NaflexInputs:
 
     pixels: ir.Value
     grid: ir.Value
+
+
+@dataclass(frozen=True)
+class CropInputs:
+    """`pixels` float (1, 3, side, side): one crop. `positions` int32 (patches,): the row of the table for each patch.
+
+    `mask` float (1, patches) is 1 where a patch lies inside the image.
+    """
+
+    pixels: ir.Value
+    positions: ir.Value
+    mask: ir.Value
+
+
+@dataclass(frozen=True)
+class PatchInputs:
+    """`pixels` float (1, patches, values of a patch): one picture, then padding, which `mask` float (1, patches) tells.
+
+    `positions` float (patches, places): how much of each place of the learned square of positions a patch takes.
+    """
+
+    pixels: ir.Value
+    positions: ir.Value
+    mask: ir.Value
+
+
+@dataclass(frozen=True)
+class WindowInputs:
+    """`frames` float (1, frames, mel bins): those before a window, the window, padding; `own` float (1, frames) is 1
+    for frames of the recording. `seen` float (1, steps) is 1 for the steps of the window that attention may look at.
+    """
+
+    frames: ir.Value
+    own: ir.Value
+    seen: ir.Value
 
 
 @dataclass(frozen=True)
@@ -98,6 +140,41 @@ def naflex_inputs(graph: GraphBuilder, patch_values: int) -> NaflexInputs:
 def vision_output(graph: GraphBuilder, features: ir.Value, hidden: int) -> None:
     """`features` float (tokens of all images, hidden) is the output of the graph `vision`."""
     graph.output(features, IMAGE_FEATURES, ir.DataType.FLOAT, ("num_image_tokens", hidden))
+
+
+def crop_inputs(graph: GraphBuilder, side: int, patches: int) -> CropInputs:
+    """Declare the inputs of the graph `vision` for one crop of `side` pixels and `patches` patches."""
+    return CropInputs(
+        graph.input(PIXEL_VALUES, ir.DataType.FLOAT, (1, 3, side, side)),
+        graph.input(POSITION_IDS, ir.DataType.INT32, (patches,)),
+        graph.input(PATCH_MASK, ir.DataType.FLOAT, (1, patches)),
+    )
+
+
+def patch_inputs(graph: GraphBuilder, patches: int, patch_values: int, places: int) -> PatchInputs:
+    """Declare the inputs of the graph `vision` for one picture of at most `patches` patches."""
+    return PatchInputs(
+        graph.input(PIXEL_VALUES, ir.DataType.FLOAT, (1, patches, patch_values)),
+        graph.input(POSITION_WEIGHTS, ir.DataType.FLOAT, (patches, places)),
+        graph.input(PATCH_MASK, ir.DataType.FLOAT, (1, patches)),
+    )
+
+
+def window_inputs(graph: GraphBuilder, frames: int, steps: int, mel_bins: int) -> WindowInputs:
+    """Declare the inputs of the graph `speech` for a window of `frames` frames that become `steps` steps."""
+    return WindowInputs(
+        graph.input(AUDIO_EMBEDS, ir.DataType.FLOAT, (1, frames, mel_bins)),
+        graph.input(FRAME_MASK, ir.DataType.FLOAT, (1, frames)),
+        graph.input(STEP_MASK, ir.DataType.FLOAT, (1, steps)),
+    )
+
+
+def rows_output(graph: GraphBuilder, rows: ir.Value, name: str, count: int, hidden: int) -> None:
+    """`rows` float (1, count, hidden) become the output `name` (count, hidden) of a graph of fixed shapes.
+
+    Until then they are a batch: compilers for NPUs take block-quantized products of three dimensions alone.
+    """
+    graph.output(graph.apply("Squeeze", (rows, [0]), f"{name}.rows"), name, ir.DataType.FLOAT, (count, hidden))
 
 
 def speech_inputs(graph: GraphBuilder, mel_bins: int) -> SpeechInputs:

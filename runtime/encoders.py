@@ -1,18 +1,21 @@
 """Pictures and recordings → rows that stand in the prompt: encoder graphs opened at first use, results kept by content.
 
-Boundary: decoding and preprocessing are those of image.py, image_naflex.py and audio.py; what the rows mean to the text
-graph is inputs.py's.
+Boundary: decoding and preprocessing are those of image.py, image_naflex.py and audio.py; how graphs of fixed shapes are
+run is fixed_encoders.py's, what the rows mean to the text graph inputs.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from .audio import CHUNK_FRAMES, FRAMES_PER_TOKEN, AudioInputs, count_tokens
+from .errors import ProviderUnavailable
+from .fixed_encoders import Run, crop_rows, patch_rows, window_rows
 from .graphs import Graph, Interrupt
 from .image import ImageInputs
 from .image_naflex import NaflexInputs
@@ -24,13 +27,21 @@ MODE_SPEECH, MODE_VISION_SPEECH = 2, 3
 GROUP_FRAMES = 4 * CHUNK_FRAMES  # encoded at once: long recordings cost no more memory than 160 s of speech
 
 Picture: TypeAlias = ImageInputs | NaflexInputs
+_LOG = logging.getLogger("edgephi")
 
 
 class LazyGraph:
-    """A graph that takes memory from its first use until it is released."""
+    """A graph that takes memory from its first use until it is released.
 
-    def __init__(self, path: Path, provider: Provider, threads: int) -> None:
-        self._path, self._provider, self._threads = path, provider, threads
+    `provider` is the device that it is for. With another one `instead`, that one takes it where the device turns out
+    not to, which is logged as a warning; `reason` says why the graph is where it is.
+    """
+
+    def __init__(
+        self, path: Path, provider: Provider, threads: int, reason: str = "asked for", instead: Provider | None = None
+    ) -> None:
+        self.provider, self.reason = provider, reason
+        self._path, self._threads, self._instead = path, threads, instead
         self._graph: Graph | None = None
 
     @property
@@ -38,11 +49,36 @@ class LazyGraph:
         """Whether the graph is in memory."""
         return self._graph is not None
 
-    def run(self, feeds: Mapping[str, np.ndarray], output: str, interrupt: Interrupt) -> np.ndarray:
-        """One run for one output; loads the graph if need be. Raises BundleError, Interrupted."""
+    @property
+    def left_to_cpu(self) -> dict[str, int]:
+        """Operators that its device leaves to the CPU, with how many of each; empty while it is not in memory."""
+        return {} if self._graph is None else self._graph.left_to_cpu
+
+    def opened(self) -> Graph:
+        """The graph, loaded if need be. Raises BundleError, ProviderUnavailable."""
         if self._graph is None:
-            self._graph = Graph(self._path, self._provider, self._threads)
-        return self._graph.run(feeds, [output], interrupt)[output]
+            try:
+                self._graph = Graph(self._path, self.provider, self._threads)
+            except ProviderUnavailable as error:
+                if self._instead is None or self._instead == self.provider:
+                    raise
+                self._graph = Graph(self._path, self._instead, self._threads)
+                self.reason = f"{self.provider.name} does not take it: {error}"
+                self.provider = self._instead
+                _LOG.warning("%s runs on %s: %s", self._path.name, self.provider.name, self.reason)
+        return self._graph
+
+    def run(self, feeds: Mapping[str, np.ndarray], output: str, interrupt: Interrupt) -> np.ndarray:
+        """One run for one output; loads the graph if need be. Raises BundleError, ProviderUnavailable, Interrupted."""
+        return self.opened().run(feeds, [output], interrupt)[output]
+
+    def runs(self, interrupt: Interrupt) -> Run:
+        """`run` for a medium that takes several, which can be interrupted between them."""
+        def run(feeds: Mapping[str, np.ndarray], output: str) -> np.ndarray:
+            interrupt.check()
+            return self.run(feeds, output, interrupt)
+
+        return run
 
     def release(self) -> None:
         """Give the memory back; the next run loads the graph again."""
@@ -51,21 +87,41 @@ class LazyGraph:
             self._graph = None
 
 
-class ImageEncoder:
-    """The vision graph: rows float32 (tokens, hidden) of one picture at a time."""
+class _Encoder:
+    """What both kinds have: a graph, of fixed shapes or not, and rows that are kept by content and device."""
 
-    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None) -> None:
+    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None, *, fixed: bool = False) -> None:
         self.graph = graph
         self._prefixes = prefixes
+        self._fixed = fixed
+
+    def _kept(self, content: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        key = f"{content}:{self.graph.provider.name}"
+        rows = None if self._prefixes is None else self._prefixes.rows(key)
+        if rows is None:
+            rows = compute()
+            if self._prefixes is not None:
+                self._prefixes.keep_rows(f"{content}:{self.graph.provider.name}", rows)
+        return rows
+
+
+class ImageEncoder(_Encoder):
+    """The vision graph: rows float32 (tokens, hidden) of one picture at a time."""
 
     def encode(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
-        """The rows of `image`; computed once for as long as they are kept. Raises BundleError, Interrupted."""
-        rows = None if self._prefixes is None else self._prefixes.rows(image.sha256)
-        if rows is None:
-            rows = self.graph.run(_feeds(image), "image_features", interrupt)
-            if self._prefixes is not None:
-                self._prefixes.keep_rows(image.sha256, rows)
-        return rows
+        """The rows of `image`; computed once for as long as they are kept.
+
+        Raises BundleError, ProviderUnavailable, Interrupted.
+        """
+        return self._kept(image.sha256, lambda: self._rows(image, interrupt))
+
+    def _rows(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
+        if not self._fixed:
+            return self.graph.run(_feeds(image), "image_features", interrupt)
+        if isinstance(image, NaflexInputs):
+            capacity = int(self.graph.opened().inputs["pixel_values"].shape[1])
+            return patch_rows(image, capacity, self.graph.runs(interrupt))
+        return crop_rows(image, self.graph.runs(interrupt))
 
 
 def _feeds(image: Picture) -> dict[str, np.ndarray]:
@@ -79,23 +135,22 @@ def _feeds(image: Picture) -> dict[str, np.ndarray]:
     }
 
 
-class SpeechEncoder:
+class SpeechEncoder(_Encoder):
     """The speech graph: rows float32 (tokens, hidden) of one recording at a time, long ones in groups of pieces."""
 
-    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None) -> None:
-        self.graph = graph
-        self._prefixes = prefixes
-
     def encode(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
-        """The rows of `recording` under `mode`, MODE_SPEECH or MODE_VISION_SPEECH. Raises BundleError, Interrupted."""
-        key = f"{recording.sha256}:{mode}"
-        rows = None if self._prefixes is None else self._prefixes.rows(key)
-        if rows is None:
-            starts = range(0, recording.frames, GROUP_FRAMES)
-            rows = np.concatenate([self._group(recording.features, start, mode, interrupt) for start in starts])
-            if self._prefixes is not None:
-                self._prefixes.keep_rows(key, rows)
-        return rows
+        """The rows of `recording` under `mode`, MODE_SPEECH or MODE_VISION_SPEECH.
+
+        Raises BundleError, ProviderUnavailable, Interrupted.
+        """
+        return self._kept(f"{recording.sha256}:{mode}", lambda: self._rows(recording, mode, interrupt))
+
+    def _rows(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
+        if self._fixed:
+            output = "audio_features_with_images" if mode == MODE_VISION_SPEECH else "audio_features"
+            return window_rows(recording.features, output, self.graph.runs(interrupt))
+        starts = range(0, recording.frames, GROUP_FRAMES)
+        return np.concatenate([self._group(recording.features, start, mode, interrupt) for start in starts])
 
     def _group(self, features: np.ndarray, start: int, mode: int, interrupt: Interrupt) -> np.ndarray:
         """Rows of the frames from `start` on; the convolutions see what came before, as in one run over everything."""

@@ -5,10 +5,13 @@ Boundary: decides which graph is in memory; runs none by itself but the encoders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from . import prepacked
+from .audio import AudioInputs
 from .cache import Position
 from .decode import Decoder
 from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
@@ -21,10 +24,12 @@ from .prompt import Encoders, ReadPrompt
 from .providers import find as find_provider
 from .providers.provider import Provider
 from .rotary import RotaryTables
+from .selection import Choice
 from .stepping import FixedSteps
 
 TEXT, TEXT_MEDIA, EMBEDDING, VISION, SPEECH = "text", "text-media", "embedding", "vision", "speech"
-TEXT_STEP = "text-step"
+TEXT_VISION, TEXT_SPEECH, STEP = "text-vision", "text-speech", "-step"
+TEXT_STEP = f"{TEXT}{STEP}"
 
 
 class Model:
@@ -32,16 +37,16 @@ class Model:
 
     Where media need adapters, the first picture or recording replaces it by the decoder with them, over the same
     weights: both at once would double the memory. With its adapters off that one computes the same as the plain one,
-    so it stays.
+    so it stays. In fixed shapes there is a decoder for each adapter, which cannot be off: every prompt gets its own.
     """
 
     def __init__(
         self, folder: Path, manifest: Manifest, provider: Provider, threads: int, tables: RotaryTables,
-        prefix_cache: PrefixCache, prepared: Path | None = None,
+        prefix_cache: PrefixCache, prepared: Path | None = None, parts: Mapping[str, Choice] = MappingProxyType({}),
     ) -> None:
         """Open the decoder, its weights mapped from a file in the folder `prepared` where one is given.
 
-        Raises BundleError, ProviderUnavailable, and RequestError without room in that folder.
+        `parts`: the devices of the encoders, by default that of the decoder. Raises BundleError, ProviderUnavailable, and RequestError without room in that folder.
         """
         self._manifest = manifest
         self._tables = tables
@@ -57,13 +62,18 @@ class Model:
         self._open: Callable[[str], Graph] = open_graph
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
         self._prefixes = Prefixes(prefix_cache, manifest, provider.name)
-        vision, speech = (
-            LazyGraph(folder / manifest.graphs[name].file, provider, threads) if name in manifest.graphs else None
-            for name in (VISION, SPEECH)
-        )
+
+        def encoder(name: str) -> LazyGraph | None:
+            if name not in manifest.graphs:
+                return None
+            choice = parts.get(name) or Choice(provider, "asked for")
+            path = folder / manifest.graphs[name].file
+            return LazyGraph(path, choice.provider, threads, choice.reason, choice.instead)
+
+        vision, speech, fixed = encoder(VISION), encoder(SPEECH), TEXT_STEP in manifest.graphs
         self._encoders = Encoders(
-            None if vision is None else ImageEncoder(vision, self._prefixes),
-            None if speech is None else SpeechEncoder(speech, self._prefixes),
+            None if vision is None else ImageEncoder(vision, self._prefixes, fixed=fixed),
+            None if speech is None else SpeechEncoder(speech, self._prefixes, fixed=fixed),
         )
         self._use(TEXT)
 
@@ -76,24 +86,32 @@ class Model:
     def loaded(self) -> tuple[str, ...]:
         """Names of the graphs that are in memory now."""
         names = [self._name, *([EMBEDDING] if self._embedding is not None else [])]
+        return (*names, *(name for name, graph in self.encoders.items() if graph.loaded))
+
+    @property
+    def encoders(self) -> dict[str, LazyGraph]:
+        """The encoders of the bundle by name."""
         parts = ((VISION, self._encoders.image), (SPEECH, self._encoders.speech))
-        names += [name for name, encoder in parts if encoder is not None and encoder.graph.loaded]
-        return tuple(names)
+        return {name: encoder.graph for name, encoder in parts if encoder is not None}
 
     @property
     def left_to_cpu(self) -> dict[str, int]:
-        """Operators of the decoder that its device leaves to the CPU, with how many of each."""
-        return self._graph.left_to_cpu
+        """Operators of the graphs in memory that their devices leave to the CPU, with how many of each."""
+        left = Counter(self._graph.left_to_cpu)
+        for graph in self.encoders.values():
+            left.update(graph.left_to_cpu)
+        return dict(left)
 
     def positions(
         self, prompt: ReadPrompt, interrupt: Interrupt, adapter: str | None = None
     ) -> Sequence[Position]:
         """What the decoder reads for `prompt`, with `adapter` from now on; encodes media not seen lately.
 
-        Raises BundleError, Interrupted.
+        Raises BundleError, ProviderUnavailable, Interrupted.
         """
-        if prompt.slots and self._name == TEXT and TEXT_MEDIA in self._manifest.graphs:
-            self._switch_to_adapters()
+        wanted = self._decoder_for(prompt)
+        if wanted != self._name:
+            self._switch(wanted)
         self._decoder.select_adapter(adapter)
         return prompt.positions(self._encoders, interrupt)
 
@@ -104,33 +122,43 @@ class Model:
 
     def close(self) -> None:
         """Free everything, after the step in progress."""
-        self._decoder.close()
-        self._graph.close()
-        if self._iterator is not None:
-            self._iterator.close()
+        self._close_decoder()
         self._unload_encoders()
         if self._embedding is not None:
             self._embedding.close()
         self._prefixes.close()
 
     def _unload_encoders(self) -> None:
-        for encoder in (self._encoders.image, self._encoders.speech):
-            if encoder is not None:
-                encoder.graph.release()
+        for graph in self.encoders.values():
+            graph.release()
 
-    def _switch_to_adapters(self) -> None:
+    def _decoder_for(self, prompt: ReadPrompt) -> str:
+        """The decoder whose adapter a prompt needs: any picture → vision, recordings alone → speech."""
+        if self._name == TEXT_MEDIA:
+            return TEXT_MEDIA
+        pictured = any(not isinstance(slot.inputs, AudioInputs) for slot in prompt.slots)
+        wanted = (TEXT_MEDIA, TEXT_VISION if pictured else TEXT_SPEECH) if prompt.slots else ()
+        return next((name for name in wanted if name in self._manifest.graphs), TEXT)
+
+    def _switch(self, name: str) -> None:
+        before = self._name
+        self._close_decoder()
+        try:
+            self._use(name)
+        except BaseException:
+            self._use(before)
+            raise
+
+    def _close_decoder(self) -> None:
         self._decoder.close()
         self._graph.close()
-        try:
-            self._use(TEXT_MEDIA)
-        except BaseException:
-            self._use(TEXT)
-            raise
+        if self._iterator is not None:
+            self._iterator.close()
 
     def _use(self, name: str) -> None:
         graph = self._open(name)
         text, inputs, steps = self._manifest.text, self._inputs(graph), None
-        self._iterator = self._open(TEXT_STEP) if TEXT_STEP in self._manifest.graphs else None
+        self._iterator = self._open(f"{name}{STEP}") if f"{name}{STEP}" in self._manifest.graphs else None
         if self._iterator is not None:
             if not isinstance(inputs, EmbeddingInputs):
                 raise BundleError(f"{graph.path}: no graph {EMBEDDING!r} goes with it; export the checkpoint again")
@@ -143,5 +171,5 @@ class Model:
             return TokenInputs(graph)
         return EmbeddingInputs(
             self._embedding, self._manifest.tokens.placeholders, self._manifest.text.hidden_size,
-            adapters=TEXT_MEDIA in self._manifest.graphs,
+            adapters=not {TEXT_MEDIA, TEXT_VISION}.isdisjoint(self._manifest.graphs),
         )

@@ -27,10 +27,11 @@ Measure = Callable[[Provider], float]
 
 @dataclass(frozen=True)
 class Choice:
-    """The device and why it is this one, in words for the user."""
+    """The device and why it is this one, in words for the user. `instead` takes over where it turns out not to serve."""
 
     provider: Provider
     reason: str
+    instead: Provider | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ...runtime.providers.provider import Provider
 from ..config import ConfigReader
 from ..layers import text_config
 from ..layers.conformer import ConformerShape, speech_graph
+from ..layers.conformer_fixed import window_graph
 from ..layers.decoder import DecoderShape, text_graph
 from ..layers.image_tokens import ROW_SEPARATOR, VIEW_SEPARATOR, vision_graph
 from ..layers.lora import Adapter
@@ -25,6 +26,7 @@ from ..layers.prompt_embeddings import EmbeddingShape, embedding_graph
 from ..layers.rope import Rope, Table, tables
 from ..layers.siglip import SiglipShape
 from ..layers.siglip_block import BLOCK_WEIGHTS, POOLING_HEAD
+from ..layers.siglip_fixed import crop_graph
 from ..layers.text_config import ALONE, EMBEDDING, HEAD, LAYER, LINEARS, NORMS, TextConfig
 from ..weights import WEIGHT_AND_BIAS, Drop, Rename, Rule, Strip, Tie, layer_renames
 from . import PartPlan
@@ -135,14 +137,23 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 
 def build(config: Config, provider: Provider) -> dict[str, ir.Model]:
-    """All graphs; `embedding` reads the decoder's own table."""
+    """All graphs; `embedding` reads the decoder's own table.
+
+    In fixed shapes, which other runtimes do not drive, `text-vision` and `text-speech` take the place of `text-media`.
+    """
     shape, dtype = config.text.shape(None), text_config.activations(provider)
 
     def with_adapters(active: str | None) -> ir.Model:
-        return text_graph(shape, dtype, config.adapters, active)
+        return text_graph(shape, dtype, config.adapters, active, fixed=provider.fixed_shapes)
 
     media, text = config.media, config.text
     places = EmbeddingShape(EMBEDDING, text.vocabulary, text.hidden, media.image_token, media.audio_token)
+    if provider.fixed_shapes:
+        return {
+            "text": text_graph(shape, dtype), "text-vision": with_adapters(VISION),
+            "text-speech": with_adapters(SPEECH), "embedding": embedding_graph(places),
+            "vision": crop_graph(media.vision, text.hidden), "speech": window_graph(media.speech),
+        }
     return {
         "text": text_graph(shape, dtype), "text-media": with_adapters(None), "text-vision": with_adapters(VISION),
         "text-speech": with_adapters(SPEECH), "embedding": embedding_graph(places),

@@ -20,7 +20,7 @@ from ..layers.decoder import DecoderShape, text_graph
 from ..layers.prompt_embeddings import EmbeddingShape, embedding_graph
 from ..layers.rope import Rope, Table, tables
 from ..layers.siglip_block import BLOCK_WEIGHTS, POOLING_HEAD, BlockShape
-from ..layers.siglip_naflex import PREFIX, NaflexShape, naflex_vision_graph
+from ..layers.siglip_naflex import PREFIX, NaflexShape, fixed_naflex_graph, naflex_vision_graph
 from ..layers.text_config import ALONE, EMBEDDING, HEAD, LAYER, LINEARS, NORMS, TextConfig
 from ..weights import WEIGHT_AND_BIAS, Drop, Rename, Rule, Tie, layer_renames
 from . import PartPlan
@@ -152,9 +152,14 @@ def _vision_rules(config: Config) -> list[Rule]:
 
 
 def build(config: Config, provider: Provider) -> dict[str, ir.Model]:
-    """All graphs; `embedding` reads the decoder's own table."""
+    """All graphs; `embedding` reads the decoder's own table. Other runtimes drive none of fixed shapes."""
     text, dtype = config.text, text_config.activations(provider)
     places = EmbeddingShape(EMBEDDING, text.vocabulary, text.hidden, config.image_token, None)
+    if provider.fixed_shapes:
+        return {
+            "text": text_graph(text.shape(None), dtype), "embedding": embedding_graph(places),
+            "vision": fixed_naflex_graph(config.vision, text.hidden, config.patches[1]),
+        }
     return {
         "text": text_graph(text.shape(None), dtype), "embedding": embedding_graph(places),
         "vision": naflex_vision_graph(config.vision, text.hidden), "model": text_graph(text.shape(EMBEDDING), dtype),

@@ -19,6 +19,7 @@ from ..signatures import MODE_VISION_SPEECH, speech_inputs, speech_output
 from . import pieces
 from .linear import biased_linear, linear
 from .norm import layer_norm
+from .plain_attention import HIDDEN, plain_attention
 from .projector import projector
 from .relative_bias import relative_bias
 from .subsampling import SubsamplingShape, normalize
@@ -49,10 +50,13 @@ class ConformerShape:
 
 
 @dataclass(frozen=True)
-class _Attended:
-    """What every attention layer shares: int32 (pieces, length) mask and float (1, heads, length, length) bias."""
+class Attended:
+    """What every attention layer shares: int32 (pieces, length) mask and float (1, heads, length, length) bias.
 
-    mask: ir.Value
+    Without a mask, which is then part of the bias, attention is drawn in single steps.
+    """
+
+    mask: ir.Value | None
     bias: ir.Value
 
 
@@ -75,16 +79,16 @@ def speech_graph(shape: ConformerShape) -> ir.Model:
     subsampling = SubsamplingShape(shape.mel_bins, shape.channels, shape.subsampling, shape.hidden)
     x = pieces.subsample_pieces(graph, frames, inputs.mask, cuts, subsampling)
     bias = relative_bias(graph, "speech.relative_bias", cuts.length, shape.bias_distance, shape.heads)
-    attended = _Attended(pieces.attended(graph, cuts), bias)
+    attended = Attended(pieces.attended(graph, cuts), bias)
     for layer in range(shape.layers):
-        x = _block(graph, x, f"speech.layers.{layer}", shape, attended)
+        x = block(graph, x, f"speech.layers.{layer}", shape, attended)
     rows = pieces.select(graph, x, cuts, inputs.sizes, shape.hidden)
     speech_output(graph, _projected(graph, rows, inputs.mode, shape), shape.output)
     return graph.model()
 
 
-def _block(graph: GraphBuilder, x: ir.Value, prefix: str, shape: ConformerShape, attended: _Attended) -> ir.Value:
-    """x (pieces, length, hidden) → the same shape."""
+def block(graph: GraphBuilder, x: ir.Value, prefix: str, shape: ConformerShape, attended: Attended) -> ir.Value:
+    """One block: x (pieces, length, hidden) → the same shape."""
     x = graph.apply("Add", (x, _half_feed_forward(graph, x, f"{prefix}.feed_forward_in", shape)), f"{prefix}.entered")
     x = graph.apply("Add", (x, _attention(graph, x, f"{prefix}.attention", shape, attended)), f"{prefix}.attended")
     x = graph.apply("Add", (x, _convolution(graph, x, f"{prefix}.conv", shape)), f"{prefix}.convolved")
@@ -103,18 +107,21 @@ def _half_feed_forward(graph: GraphBuilder, x: ir.Value, prefix: str, shape: Con
 
 
 def _attention(
-    graph: GraphBuilder, x: ir.Value, prefix: str, shape: ConformerShape, attended: _Attended
+    graph: GraphBuilder, x: ir.Value, prefix: str, shape: ConformerShape, attended: Attended
 ) -> ir.Value:
     """Full attention within each piece; the mask takes 10,000 off a score, which leaves nothing of it in float32."""
     normed = layer_norm(graph, x, f"{prefix}.norm", shape.hidden, shape.norm_epsilon)
     query, key, value = (
         biased_linear(graph, normed, f"{prefix}.{part}_proj", shape.hidden, shape.hidden) for part in ("q", "k", "v")
     )
-    scale = (shape.hidden // shape.heads) ** -0.5
-    (mixed,) = graph.node(
-        "MultiHeadAttention", (query, key, value, None, attended.mask, attended.bias), f"{prefix}.heads",
-        domain=MICROSOFT, attributes={"num_heads": shape.heads, "scale": scale, "mask_filter_value": -10000.0},
-    )
+    scale, name = (shape.hidden // shape.heads) ** -0.5, f"{prefix}.heads"
+    if attended.mask is None:
+        mixed = plain_attention(graph, query, key, value, attended.bias, name, shape.heads, scale)
+    else:
+        (mixed,) = graph.node(
+            "MultiHeadAttention", (query, key, value, None, attended.mask, attended.bias), name, domain=MICROSOFT,
+            attributes={"num_heads": shape.heads, "scale": scale, "mask_filter_value": -HIDDEN},
+        )
     return biased_linear(graph, mixed, f"{prefix}.o_proj", shape.hidden, shape.hidden)
 
 
@@ -156,8 +163,10 @@ def _swish(graph: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
 def _projected(graph: GraphBuilder, rows: ir.Value, mode: ir.Value, shape: ConformerShape) -> ir.Value:
     """rows (tokens, hidden) → (tokens, output) through the projector that `mode` names; the other is not computed."""
     with_images = graph.apply("Equal", (mode, [MODE_VISION_SPEECH]), "speech.projector.with_images")
-    vision, speech = (
-        partial(projector, graph, rows, f"speech.projector.{name}", shape.hidden, shape.output)
-        for name in ("vision", "speech")
-    )
+    vision, speech = (partial(projected, graph, rows, name, shape) for name in ("vision", "speech"))
     return graph.choose(with_images, "speech.projector", vision, speech)
+
+
+def projected(graph: GraphBuilder, rows: ir.Value, name: str, shape: ConformerShape) -> ir.Value:
+    """rows (..., hidden) → (..., output) through the projector "vision" or "speech"."""
+    return projector(graph, rows, f"speech.projector.{name}", shape.hidden, shape.output)

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from ..graph import GraphBuilder
 from ..signatures import ATTENTION_MASK, INPUT_IDS, INPUTS_EMBEDS, LOGITS
 from .attention import AttentionShape, CacheInputs, attention, cache_lengths
-from .linear import embedding, linear
-from .lora import Adapter, adapted
+from .linear import Project, embedding, linear
+from .lora import Adapter, adapted, always
 from .mlp import gated_mlp
 from .norm import add_rms_norm, rms_norm
 from .rope import Rope, declare_tables
@@ -40,12 +40,14 @@ class DecoderShape:
 
 
 def text_graph(
-    shape: DecoderShape, dtype: ir.DataType, adapters: Sequence[Adapter] = (), active: str | None = None
+    shape: DecoderShape, dtype: ir.DataType, adapters: Sequence[Adapter] = (), active: str | None = None, *,
+    fixed: bool = False,
 ) -> ir.Model:
     """The graph `text`: ids or embeddings, attention_mask and past in; logits (batch, rows, vocabulary), present out.
 
     `logits_rows` (default: the last) names the positions of this step that reach the LM head, so prefill pays for one
-    row, not for all. `adapters` run beside the linears of every layer, `active` is on by default.
+    row, not for all. `adapters` run beside the linears of every layer, `active` is on by default; where it is `fixed`,
+    it is on for good, and the others are not there.
     """
     graph = GraphBuilder("text")
     width, epsilon = shape.attention.hidden, shape.norm_epsilon
@@ -53,7 +55,11 @@ def text_graph(
     mask = graph.input(ATTENTION_MASK, ir.DataType.INT64, ("batch", "total"))
     cos, sin = declare_tables(graph, shape.rope)
     rows = graph.overridable(graph.constant("logits_rows", LAST_ROW), ("rows",))
-    project = adapted(graph, adapters, active) if adapters else linear
+    project: Project = linear
+    if fixed and active is not None:
+        project = always(next(adapter for adapter in adapters if adapter.name == active))
+    elif adapters:
+        project = adapted(graph, adapters, active)
     cache = CacheInputs(*cache_lengths(graph, mask), cos, sin)
     normed = rms_norm(graph, x, "model.layers.0.input_layernorm.weight", width, epsilon)
     for layer in range(shape.layers):

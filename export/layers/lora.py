@@ -59,6 +59,16 @@ def adapted(graph: GraphBuilder, adapters: Sequence[Adapter], active: str | None
     return project
 
 
+def always(adapter: Adapter) -> Project:
+    """The product with an adapter that is on: nothing switches it, for devices whose graphs have no branches."""
+
+    def project(graph: GraphBuilder, x: ir.Value, weight: str, outputs: int, inputs: int) -> ir.Value:
+        result = linear(graph, x, weight, outputs, inputs)
+        return _side_path(graph, Product(weight.removesuffix(".weight"), x, result, outputs, inputs), adapter)
+
+    return project
+
+
 @dataclass(frozen=True)
 class Product:
     """What a linear makes: `result` (..., outputs) of `x` (..., inputs); `prefix` begins the names of its weights."""

@@ -62,7 +62,7 @@ def encode(graph: GraphBuilder, pixels: ir.Value, mask: ir.Value, shape: SiglipS
     needed = (in_cell | flat_valid).positions()
     keys = flat_valid.apply("Gather", needed, axis=0).positions().value
     positions = _positions(graph, valid, shape)
-    embedded = graph.apply("Add", (_patches(graph, pixels, shape), positions), f"{PREFIX}.embedded")
+    embedded = graph.apply("Add", (patch_rows(graph, pixels, shape), positions), f"{PREFIX}.embedded")
     rows = graph.apply("Gather", (embedded, needed.value), f"{PREFIX}.rows", axis=0)
     x = graph.apply("Unsqueeze", (rows, [0]), f"{PREFIX}.sequence")
     for layer in range(shape.layers):
@@ -79,7 +79,7 @@ def _valid(graph: GraphBuilder, mask: ir.Value, shape: SiglipShape) -> Term:
     return valid | (empty & Term(graph, graph.constant(f"{PREFIX}.first_patch", first), empty.scope))
 
 
-def _patches(graph: GraphBuilder, pixels: ir.Value, shape: SiglipShape) -> ir.Value:
+def patch_rows(graph: GraphBuilder, pixels: ir.Value, shape: SiglipShape) -> ir.Value:
     """(1, 3, side, side) → (patches², hidden)."""
     prefix = f"{PREFIX}.patch_embedding"
     kernel = graph.weight(f"{prefix}.weight", (shape.hidden, 3, shape.patch, shape.patch))
@@ -95,9 +95,13 @@ def _positions(graph: GraphBuilder, valid: Term, shape: SiglipShape) -> ir.Value
     number = valid.number()
     row = _buckets(number.take(0, axis=1), "row", shape)
     column = _buckets(number.take(0, axis=0), "column", shape)
-    ids = valid.where(row.expand(1) * shape.patches + column, 0).reshape(-1)
+    return position_rows(graph, valid.where(row.expand(1) * shape.patches + column, 0).reshape(-1).value, shape)
+
+
+def position_rows(graph: GraphBuilder, ids: ir.Value, shape: SiglipShape) -> ir.Value:
+    """ids (patches²,) → the learned positions of these numbers, (patches², hidden)."""
     table = graph.weight(f"{PREFIX}.position_embedding.weight", (shape.patches**2, shape.hidden))
-    return graph.apply("Gather", (table, ids.value), f"{PREFIX}.positions", axis=0)
+    return graph.apply("Gather", (table, ids), f"{PREFIX}.positions", axis=0)
 
 
 def _buckets(line: Term, name: str, shape: SiglipShape) -> Term:

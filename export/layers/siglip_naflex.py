@@ -2,7 +2,8 @@
 
 Structure: Tschannen et al. 2025 (SigLIP 2, arXiv 2502.14786), NaFlex: a pre-norm vision transformer over the patches of
 one picture, whose learned square of positions is resized to the picture's grid. A picture comes with exactly its
-patches, so nothing is masked and nothing is padding.
+patches, so nothing is masked and nothing is padding; but for devices that take fixed shapes alone, which get as many
+patches as there may be, and whose attention does not see the padding.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import GraphBuilder
-from ..signatures import NaflexInputs, naflex_inputs, vision_output
+from ..signatures import IMAGE_FEATURES, NaflexInputs, naflex_inputs, patch_inputs, rows_output, vision_output
+from .plain_attention import mask_bias
 from .projector import projector
 from .siglip_block import BlockShape, block
 
@@ -45,19 +47,41 @@ def naflex_vision_graph(shape: NaflexShape, hidden: int) -> ir.Model:
     return graph.model()
 
 
+def fixed_naflex_graph(shape: NaflexShape, hidden: int, patches: int) -> ir.Model:
+    """The graph `vision` for a picture padded to `patches` patches; the rows of the padding mean nothing.
+
+    How positions are resized depends on the picture's grid and is computed by whoever runs the graph.
+    """
+    graph = GraphBuilder("vision")
+    inputs = patch_inputs(graph, patches, shape.patch_values, shape.grid**2)
+    positions = graph.apply("MatMul", (inputs.positions, _table(graph, shape)), f"{PREFIX}.positions")
+    rows = _encoded(graph, inputs.pixels, positions, shape, mask_bias(graph, inputs.mask, PREFIX))
+    projected = projector(graph, rows, f"{PREFIX}.projector", shape.block.hidden, hidden)
+    rows_output(graph, projected, IMAGE_FEATURES, patches, hidden)
+    return graph.model()
+
+
 def encode(graph: GraphBuilder, inputs: NaflexInputs, shape: NaflexShape) -> ir.Value:
     """The last computed block over the patches of one picture: float (patches, hidden)."""
+    x = _encoded(graph, inputs.pixels, _positions(graph, inputs.grid, shape), shape, None)
+    return graph.apply("Squeeze", (x, [0]), f"{PREFIX}.features")
+
+
+def _encoded(
+    graph: GraphBuilder, pixels: ir.Value, positions: ir.Value, shape: NaflexShape, bias: ir.Value | None
+) -> ir.Value:
+    """pixels (1, patches, values), positions (patches, hidden), `bias` of attention → (1, patches, hidden)."""
     width = shape.block.hidden
-    patches = graph.apply("Squeeze", (inputs.pixels, [0]), f"{PREFIX}.patches")
+    patches = graph.apply("Squeeze", (pixels, [0]), f"{PREFIX}.patches")
     kernel = graph.weight(f"{PREFIX}.patch_embedding.weight", (width, shape.patch_values))
     bias = graph.weight(f"{PREFIX}.patch_embedding.bias", (width,))
     # Gemm is not taken for a product to be quantized: what pixels lose here, no later layer gives back
     embedded = graph.apply("Gemm", (patches, kernel, bias), f"{PREFIX}.patch_embedding", transB=1)
-    placed = graph.apply("Add", (embedded, _positions(graph, inputs.grid, shape)), f"{PREFIX}.embedded")
+    placed = graph.apply("Add", (embedded, positions), f"{PREFIX}.embedded")
     x = graph.apply("Unsqueeze", (placed, [0]), f"{PREFIX}.sequence")
     for layer in range(shape.layers):
-        x = block(graph, x, f"{PREFIX}.layers.{layer}", shape.block)
-    return graph.apply("Squeeze", (x, [0]), f"{PREFIX}.features")
+        x = block(graph, x, f"{PREFIX}.layers.{layer}", shape.block, bias=bias)
+    return x
 
 
 def _positions(graph: GraphBuilder, sizes: ir.Value, shape: NaflexShape) -> ir.Value:
@@ -67,13 +91,16 @@ def _positions(graph: GraphBuilder, sizes: ir.Value, shape: NaflexShape) -> ir.V
     with antialiasing it is off by 1e-5 where both sides grow and wrong where one grows and the other shrinks.
     """
     side, width, name = shape.grid, shape.block.hidden, f"{PREFIX}.positions"
-    table = graph.weight(f"{PREFIX}.position_embedding.weight", (side * side, width))
     down, across = (_resampling(graph, sizes, axis, side) for axis in range(2))
-    lines = graph.apply("Reshape", (table, [side, side * width]), f"{name}.lines")
+    lines = graph.apply("Reshape", (_table(graph, shape), [side, side * width]), f"{name}.lines")
     resized = graph.apply("MatMul", (down, lines), f"{name}.down")
     columns = graph.apply("Reshape", (resized, [-1, side, width]), f"{name}.columns")
     both = graph.apply("MatMul", (across, columns), f"{name}.across")
     return graph.apply("Reshape", (both, [-1, width]), name)
+
+
+def _table(graph: GraphBuilder, shape: NaflexShape) -> ir.Value:
+    return graph.weight(f"{PREFIX}.position_embedding.weight", (shape.grid**2, shape.block.hidden))
 
 
 def _resampling(graph: GraphBuilder, sizes: ir.Value, axis: int, side: int) -> ir.Value:

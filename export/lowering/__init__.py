@@ -19,10 +19,19 @@ from ..layers.decoder import DecoderShape
 from ..layers.rope import Table
 from ..weights import Binding, Piece
 
-TEXT, STEP, EMBEDDING = "text", "text-step", "embedding"
+TEXT, STEP, EMBEDDING = "text", "-step", "embedding"
 DEFAULT_CONTEXT = 4096
-# How the graphs that rewrites add are stored: the iterator shares every byte with the context processor.
-PARTS = {STEP: PartPlan("text", "linear"), EMBEDDING: PartPlan("text", "linear")}
+
+
+def stored(parts: Mapping[str, PartPlan]) -> dict[str, PartPlan]:
+    """How a family's graphs and those that rewrites add are stored: an iterator as its context processor is."""
+    iterators = {f"{name}{STEP}": plan for name, plan in parts.items() if is_decoder(name)}
+    return {EMBEDDING: PartPlan(TEXT, "linear"), **iterators, **parts}
+
+
+def is_decoder(part: str) -> bool:
+    """Whether a part is the text decoder, alone or with an adapter: "text", "text-vision", ..."""
+    return part.partition("-")[0] == TEXT
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,10 @@ def lower(
             )
         return Draft(decoder, graphs, tables, 0, longest, {})
     chosen = _context(context, longest, provider.window)
-    if set(graphs) != {TEXT} or decoder.attention.window is not None:
-        found = "takes pictures or recordings" if set(graphs) != {TEXT} else "attends within a sliding window"
+    if decoder.attention.window is not None:
         raise ExportError(
-            f"device {provider.name!r}: the checkpoint {found}, which has no form of fixed shapes in this version: "
-            "choose --device cpu or gpu"
+            f"device {provider.name!r}: the checkpoint attends within a sliding window, which has no form of fixed "
+            "shapes in this version: choose --device cpu or gpu"
         )
     draft = Draft(decoder, graphs, tables, provider.window, chosen, {})
     for name in provider.lowerings:

@@ -7,6 +7,7 @@ and the tables go on with cosines of 1 and sines of 0. Queries and keys are perm
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,11 @@ from ..layers.rope import Table
 if TYPE_CHECKING:
     from . import Draft
 
+_TURNED = re.compile(r"model\.layers\.\d+\.self_attn\.qkv_proj\.(weight|lora_B\..*)")
+
 
 def apply(draft: Draft) -> Draft:
-    """Wider tables, and another order of the rows of every `qkv_proj`."""
+    """Wider tables, and another order of the rows of every `qkv_proj` and of what adapters add to it."""
     shape, rotary = draft.decoder.attention, draft.decoder.rope.rotary_dim
     if rotary == shape.head_dim:
         return draft
@@ -33,7 +36,9 @@ def apply(draft: Draft) -> Draft:
                 value.meta[STORED_SHAPE] = (value.meta[STORED_SHAPE][0], shape.head_dim // 2)
                 value.shape = ir.Shape(value.meta[STORED_SHAPE])
     order = row_order(shape, rotary)
-    rows = {f"model.layers.{layer}.self_attn.qkv_proj.weight": order for layer in range(draft.decoder.layers)}
+    rows = {
+        name: order for model in draft.graphs.values() for name in model.graph.initializers if _TURNED.fullmatch(name)
+    }
     wider = ((0, 0), (0, (shape.head_dim - rotary) // 2))
     tables = tuple(
         Table(table.limit, np.pad(table.cos, wider, constant_values=1), np.pad(table.sin, wider))

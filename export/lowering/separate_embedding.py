@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def apply(draft: Draft) -> Draft:
-    """`text` takes `inputs_embeds`; a graph `embedding` is added."""
+    """`text` takes `inputs_embeds`; a graph `embedding` is added where the family draws none."""
     text, table = draft.graphs["text"], draft.decoder.embedding
-    if table is None:
+    if table is None or "embedding" in draft.graphs:
         return draft
     hidden, dtype = draft.decoder.attention.hidden, text.graph.outputs[0].dtype or ir.DataType.FLOAT
     (look_up,) = [node for node, _ in text.graph.initializers[table].uses() if node.op_type == "Gather"]

@@ -24,16 +24,22 @@ LENGTHS, ROWS, TABLES = "seqlens_k", "logits_rows", ("rotary_cos", "rotary_sin")
 
 
 def apply(draft: Draft) -> Draft:
-    """`text` becomes the context processor, and `text-step`, the token iterator, is added."""
-    wide, single = draft.graphs["text"], draft.graphs["text"].clone()
-    for name, value in wide.graph.initializers.items():  # a copy has the names and shapes, not what is noted on them
-        single.graph.initializers[name].meta.update(value.meta)
-    _fix(wide, draft, draft.window)
-    _fix(single, draft, 1)
+    """Each decoder, as `text`, becomes a context processor, and a token iterator, as `text-step`, is added."""
+    from . import STEP, is_decoder
+
+    graphs: dict[str, ir.Model] = {}
+    for part, wide in draft.graphs.items():
+        graphs[part] = wide
+        if not is_decoder(part):
+            continue
+        graphs[f"{part}{STEP}"] = single = wide.clone()
+        for name, value in wide.graph.initializers.items():  # a copy has names and shapes, not what is noted on them
+            single.graph.initializers[name].meta.update(value.meta)
+        _fix(wide, draft, draft.window)
+        _fix(single, draft, 1)
     serving = next(table for table in draft.tables if table.limit >= draft.context)
     table = Table(draft.context, serving.cos[: draft.context], serving.sin[: draft.context])
-    rest = {name: model for name, model in draft.graphs.items() if name != "text"}
-    return replace(draft, graphs={"text": wide, "text-step": single, **rest}, tables=(table,))
+    return replace(draft, graphs=graphs, tables=(table,))
 
 
 def _fix(model: ir.Model, draft: Draft, window: int) -> None:

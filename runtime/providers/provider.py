@@ -77,6 +77,11 @@ class Provider:
         """Whether its graphs have fixed shapes alone, without branches."""
         return self.window is not None
 
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether its graphs have fixed shapes alone, without branches."""
+        return self.window is not None
+
     def refusal(self, made_for: Provider) -> str | None:
         """Why graphs that were made for another device cannot run here, None where they can."""
         if made_for.activation_dtype not in self.runs:

@@ -105,11 +105,6 @@ def test_what_has_no_form_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_encoders_have_no_fixed_form_yet(tiny_multimodal: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="takes pictures or recordings, which has no form of fixed shapes"):
-        export(tiny_multimodal, tmp_path / "bundle", device="npu", threads=1)
-
-
 @pytest.mark.parametrize(("precision", "allowed"), [("fp16", HALF_APART), ("int4", BLOCKS_APART)])
 def test_half_precision_says_what_single_precision_says(
     precision: str, allowed: float, tiny_checkpoint: Callable[..., Path], tiny_bundle: Callable[..., Path],
