@@ -99,11 +99,18 @@ def measure_export(
 )
 @click.option("--examples", default=200, show_default=True, type=click.IntRange(min=1), help="Questions of each task.")
 @click.option("--compared", default=50, show_default=True, type=click.IntRange(min=1), help="Conversations for the KL.")
+@click.option(
+    "--checkpoint", "checkpoint_folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Of the demo's training; default: the shipped one.",
+)
 @threads_option
 @results_option
-def measure_quality(cases: tuple[str, ...], examples: int, compared: int, threads: int | None, results: Path) -> None:
+def measure_quality(
+    cases: tuple[str, ...], examples: int, compared: int, checkpoint_folder: Path | None, threads: int | None,
+    results: Path,
+) -> None:
     """Compare the answers of the shipped checkpoint in each precision with the reference."""
-    measured = quality.measure(cases, examples, min(compared, examples), threads, _count)
+    measured = quality.measure(cases, examples, min(compared, examples), threads, _count, checkpoint_folder)
     quality.write(measured, results)
     click.echo(quality.table(measured))
 
