@@ -35,7 +35,7 @@ from .peft import PeftAdapter, open_peft
 
 DECODERS = ("text", "text-media")  # the graphs of edgephi's own that adapters go into
 PRODUCT = ".matmul"  # ends the names of the nodes that multiply with a weight
-GATED = "_or_not"  # and of those behind them that add one of the published adapters
+BEHIND = ("_or_not", ".refined")  # and of those behind: a published adapter, the best logits of a screened head
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"  # the head of a tied checkpoint is its embedding
 HASHED_BYTES = 64 << 20  # larger files are weights, which stay untouched
 SHOWN = 4
@@ -150,7 +150,7 @@ def _linears(model: ir.Model) -> dict[str, Linear]:
         prefix, _, end = str(node.name).rpartition(".")
         if f".{end}" == PRODUCT:
             multiplied[prefix] = last[prefix] = node
-        elif end.endswith(GATED):
+        elif f".{end}".endswith(BEHIND):
             last[prefix] = node
     return {prefix: Linear(node, last[prefix], *_shape(node)) for prefix, node in multiplied.items()}
 

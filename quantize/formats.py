@@ -86,7 +86,26 @@ class BlockFormat:
         return packed + prod(self.scales_shape(n, k)) * np.dtype(np.float16).itemsize
 
 
-Format = FloatFormat | BlockFormat
+@dataclass(frozen=True)
+class ScreenedFormat:
+    """A head in two forms: `screen` gives every row a logit, the `candidates` largest are made anew from `exact`.
+
+    A token streams the screen and a few rows of the exact table, which serves as the embedding too.
+    """
+
+    screen: BlockFormat
+    exact: BlockFormat
+    candidates: int
+
+    def __str__(self) -> str:
+        return f"{self.exact}+{self.screen}"
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Stored size of both forms."""
+        return self.exact.nbytes(n, k) + self.screen.nbytes(n, k)
+
+
+Format = FloatFormat | BlockFormat | ScreenedFormat
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Which format each weight gets: one function from names, shapes and roles to formats.
 
 Boundary: no data is read. Measured reasons: a 4-bit head alone costs as much KL divergence as the whole 4-bit body, an
-INT8 head nearly nothing; encoders lose accuracy at 4 bits and none at 8; a block of 32 is 15 % slower than one of 64.
+INT8 head nearly nothing, and one that is screened at 4 bits a third of it with the same first choices; encoders lose
+accuracy at 4 bits and none at 8; a block of 32 is 15 % slower than one of 64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .formats import SMALLEST_BLOCK, BlockFormat, FloatFormat, Format
+from .formats import SMALLEST_BLOCK, BlockFormat, FloatFormat, Format, ScreenedFormat
 
 Role = Literal["linear", "head", "embedding", "tied", "encoder", "lora", "float"]
 """What a weight is for.
@@ -24,6 +25,11 @@ PRECISIONS = ("int4", "int8", "fp16", "fp32")
 PRESETS = {"fast": 128, "balanced": 64, "quality": 32}
 """Preset → block size of the decoder's 4-bit weights."""
 
+SCREENING = ("fast",)
+"""Presets whose head is screened, where the device takes it."""
+
+_SMALLEST_SCREENED = 1024  # rows: fewer cost less than finding the best of them
+_FEWEST_CANDIDATES, _MOST_CANDIDATES, _CANDIDATE_SHARE = 16, 256, 32
 _INT8_BLOCK = 128
 _LORA_BLOCK = 64  # ranks of 256 and 320 are multiples of it
 _SMALLEST_MATMUL_BLOCK = 32  # the kernel for blocks of 16 is eight times slower
@@ -39,12 +45,13 @@ class Weight:
 
 
 def plan(
-    weights: Iterable[Weight], precision: str, preset: str, *, encoder_precision: str | None = None,
-    adapter_precision: str | None = None,
+    weights: Sequence[Weight], precision: str, preset: str, *, encoder_precision: str | None = None,
+    adapter_precision: str | None = None, screens: bool = False,
 ) -> dict[str, Format]:
     """The format of every weight by name. Raises ValueError for a precision or a preset that does not exist.
 
     Encoders and adapters follow `precision`, but at INT8 where that is INT4, unless their own precision is given.
+    `screens`: whether the device may find its logits in two stages.
     What cannot be cut into blocks (not a matrix, or with fewer inputs than the smallest block) stays float32.
     """
     for asked in (precision, encoder_precision, adapter_precision):
@@ -53,8 +60,14 @@ def plan(
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is not known: choose one of {', '.join(PRESETS)}")
     by_role = {"encoder": beside(precision, encoder_precision), "lora": beside(precision, adapter_precision)}
-    return {
+    formats = {
         weight.name: _format(weight, by_role.get(weight.role, precision), PRESETS[preset]) for weight in weights
+    }
+    if not screens or precision != "int4" or preset not in SCREENING:
+        return formats
+    return formats | {
+        weight.name: _screened(weight, PRESETS[preset]) or formats[weight.name]
+        for weight in weights if weight.role in ("head", "tied")
     }
 
 
@@ -74,6 +87,16 @@ def _format(weight: Weight, precision: str, block_size: int) -> Format:
         wanted = BlockFormat(8, _LORA_BLOCK if weight.role == "lora" else _INT8_BLOCK, symmetric=True)
     looked_up = weight.role in ("embedding", "tied")
     return _fitting(wanted, weight.shape[1], looked_up) or FloatFormat("float32")
+
+
+def _screened(weight: Weight, block_size: int) -> ScreenedFormat | None:
+    """A head in two forms; None where it is too small for that or does not fit into blocks."""
+    rows, inputs = weight.shape
+    screen = _fitting(BlockFormat(4, block_size), inputs, looked_up=False)
+    exact = _fitting(BlockFormat(8, _INT8_BLOCK, symmetric=True), inputs, looked_up=True)
+    if rows < _SMALLEST_SCREENED or screen is None or exact is None:
+        return None
+    return ScreenedFormat(screen, exact, max(_FEWEST_CANDIDATES, min(_MOST_CANDIDATES, rows // _CANDIDATE_SHARE)))
 
 
 def _fitting(wanted: BlockFormat, inputs: int, looked_up: bool) -> BlockFormat | None:

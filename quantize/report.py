@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .formats import BlockFormat, Format
+from .formats import FloatFormat, Format
 
 
 @dataclass(frozen=True)
 class TensorReport:
     """One stored weight: bytes in the checkpoint and in the bundle, and the error of what was stored.
 
-    `relative_error` is ‖stored − original‖ / ‖original‖ (Frobenius).
+    `relative_error` is ‖stored − original‖ / ‖original‖ (Frobenius), of a screened head that of its exact form.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ErrorSums:
 
     def report(self, name: str, fmt: Format, shape: tuple[int, ...], bytes_before: int) -> TensorReport:
         """The record of the whole weight."""
-        nbytes = fmt.nbytes(shape[0], shape[1]) if isinstance(fmt, BlockFormat) else fmt.nbytes(prod(shape))
+        nbytes = fmt.nbytes(prod(shape)) if isinstance(fmt, FloatFormat) else fmt.nbytes(shape[0], shape[1])
         relative = math.sqrt(self.error / self.original) if self.error else 0.0
         return TensorReport(name, str(fmt), shape, bytes_before, nbytes, relative)
 

@@ -3,20 +3,19 @@
 Boundary: knows graphs, not data. It says which stored parts each initializer of the rewritten graph needs; the bundle
 writer fills them. Scales are stored fp16 behind a Cast that ONNX Runtime folds when it loads the graph: files are 8 %
 smaller at block 32, speed is the same. Branches of `If` nodes may read weights of the graph around them; their nodes
-are rewritten where they are.
+are rewritten where they are. What a screened head becomes is said in screening.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from .formats import BlockFormat, FloatFormat, Format
-
-PartKind = Literal["values", "codes", "scales", "zero_points"]
+from . import screening
+from .formats import BlockFormat, FloatFormat, Format, ScreenedFormat
+from .streaming import SCREEN
 
 MICROSOFT = "com.microsoft"
 MATMUL = "FusedMatMul"
@@ -25,10 +24,13 @@ GATHER = "Gather"
 
 @dataclass(frozen=True)
 class Part:
-    """What an initializer shows: one stored part of a weight with a dtype and a shape; several may show the same."""
+    """What an initializer shows: one stored part of a weight with a dtype and a shape; several may show the same.
+
+    `kind`: values, codes, scales or zero_points; those of a head's screen begin with "screen_".
+    """
 
     weight: str
-    kind: PartKind
+    kind: str
     dtype: ir.DataType
     shape: tuple[int, ...]
 
@@ -48,10 +50,10 @@ def apply(
         if value.const_value is not None:
             continue
         fmt = formats[name]
-        if isinstance(fmt, BlockFormat):
-            parts |= _blocks(model.graph, value, fmt, accuracy_level, activations)
-        else:
+        if isinstance(fmt, FloatFormat):
             parts[name] = _floats(model.graph, value, fmt, activations)
+        else:
+            parts |= _blocks(model.graph, value, fmt, accuracy_level, activations)
     return parts
 
 
@@ -64,18 +66,12 @@ def _floats(graph: ir.Graph, value: ir.Value, fmt: FloatFormat, activations: ir.
 
 
 def _blocks(
-    graph: ir.Graph, weight: ir.Value, fmt: BlockFormat, accuracy_level: int, activations: ir.DataType
+    graph: ir.Graph, weight: ir.Value, fmt: BlockFormat | ScreenedFormat, accuracy_level: int, activations: ir.DataType
 ) -> dict[str, Part]:
-    name, (n, k) = str(weight.name), _shape(weight)
-    parts = {f"{name}.scales": Part(name, "scales", ir.DataType.FLOAT16, fmt.scales_shape(n, k))}
-    scales = _initializer(graph, f"{name}.scales", parts[f"{name}.scales"])
-    if activations != ir.DataType.FLOAT16:
-        scales = _insert_cast(graph, scales, activations)
-    zero_points: ir.Value | None = None
-    zero_points_shape = fmt.zero_points_shape(n, k)
-    if zero_points_shape is not None:
-        parts[f"{name}.zero_points"] = Part(name, "zero_points", ir.DataType.UINT8, zero_points_shape)
-        zero_points = _initializer(graph, f"{name}.zero_points", parts[f"{name}.zero_points"])
+    name = str(weight.name)
+    n, k = _shape(weight)
+    exact = _Stored(graph, name, (n, k), fmt.exact if isinstance(fmt, ScreenedFormat) else fmt, activations)
+    parts = dict(exact.parts)
     for node, index in list(weight.uses()):
         multiplied = _is_product(node, index)
         if not multiplied and not _is_look_up(node, index):
@@ -83,16 +79,62 @@ def _blocks(
                 f"weight {name} is read by {node.op_type} {node.name}; only {MATMUL} with transB and {GATHER} along "
                 "axis 0 have a block-quantized form: plan a float format for it"
             )
-        shown = f"{name}.codes" if multiplied else f"{name}.table"
-        shape = fmt.weight_shape(n, k) if multiplied else (n, k * fmt.bits // 8)
-        parts[shown] = Part(name, "codes", ir.DataType.UINT8, shape)
-        codes = _initializer(graph, shown, parts[shown])
-        if multiplied:
-            _replace_product(node, (n, k), fmt, accuracy_level, (codes, scales, zero_points))
+        if not multiplied:
+            _replace_look_up(node, exact)
+        elif isinstance(fmt, ScreenedFormat):
+            screen = _Stored(graph, name, (n, k), fmt.screen, activations, SCREEN)
+            screening.refine(_replace_product(node, screen, accuracy_level), exact.looked_up, fmt)
+            parts |= screen.parts
         else:
-            _replace_look_up(node, fmt, (codes, scales, zero_points))
+            _replace_product(node, exact, accuracy_level)
     del graph.initializers[name]
-    return parts
+    return parts | exact.parts
+
+
+@dataclass
+class _Stored:
+    """A weight in one form: the initializers that show its parts, declared as they are asked for."""
+
+    graph: ir.Graph
+    weight: str
+    shape: tuple[int, int]
+    fmt: BlockFormat
+    activations: ir.DataType
+    form: str = ""
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        scales = self._show("scales", "scales", ir.DataType.FLOAT16, self.fmt.scales_shape(*self.shape))
+        if self.activations != ir.DataType.FLOAT16:
+            scales = _insert_cast(self.graph, scales, self.activations)
+        self._grids: list[ir.Value] = [scales]
+        shape = self.fmt.zero_points_shape(*self.shape)
+        if shape is not None:
+            self._grids.append(self._show("zero_points", "zero_points", ir.DataType.UINT8, shape))
+
+    def multiplied(self) -> list[ir.Value]:
+        """Inputs of a product."""
+        return [self._show("codes", "codes", ir.DataType.UINT8, self.fmt.weight_shape(*self.shape)), *self._grids]
+
+    def looked_up(self, rows: ir.Value, name: str) -> ir.Node:
+        """The node that reads `rows` of the weight as floats: int64 (...) → (..., k)."""
+        n, k = self.shape
+        table = self._show("table", "codes", ir.DataType.UINT8, (n, k * self.fmt.bits // 8))
+        attributes = {
+            "bits": self.fmt.bits, "block_size": self.fmt.block_size, "gather_axis": 0, "quantize_axis": 1,
+        }
+        output = ir.Value(name=name)
+        return ir.node(
+            "GatherBlockQuantized", [table, rows, *self._grids], attributes, domain=MICROSOFT, outputs=[output],
+            name=name,
+        )
+
+    def _show(self, shown: str, kind: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
+        name, part = f"{self.weight}.{self.form}{shown}", Part(self.weight, f"{self.form}{kind}", dtype, shape)
+        self.parts[name] = part
+        if name not in self.graph.initializers:
+            self.graph.initializers.add(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape)))
+        return self.graph.initializers[name]
 
 
 def _is_product(node: ir.Node, index: int) -> bool:
@@ -107,30 +149,31 @@ def _is_look_up(node: ir.Node, index: int) -> bool:
     return node.op_type == GATHER and index == 0 and node.attributes.get_int("axis", 0) == 0
 
 
-def _replace_product(
-    node: ir.Node, shape: tuple[int, int], fmt: BlockFormat, accuracy_level: int, stored: tuple[ir.Value | None, ...]
-) -> None:
-    attributes = {
-        "N": shape[0], "K": shape[1], "bits": fmt.bits, "block_size": fmt.block_size, "accuracy_level": accuracy_level,
-    }
-    _replace(node, "MatMulNBits", [node.inputs[0], *stored], attributes)
+def _replace_product(node: ir.Node, stored: _Stored, accuracy_level: int) -> ir.Node:
+    (n, k), fmt = stored.shape, stored.fmt
+    attributes = {"N": n, "K": k, "bits": fmt.bits, "block_size": fmt.block_size, "accuracy_level": accuracy_level}
+    return _replace(node, ir.node(
+        "MatMulNBits", [node.inputs[0], *stored.multiplied()], attributes, domain=MICROSOFT,
+        outputs=[ir.Value(name=node.outputs[0].name)], name=node.name,
+    ))
 
 
-def _replace_look_up(node: ir.Node, fmt: BlockFormat, stored: tuple[ir.Value | None, ...]) -> None:
-    attributes = {"bits": fmt.bits, "block_size": fmt.block_size, "gather_axis": 0, "quantize_axis": 1}
-    _replace(node, "GatherBlockQuantized", [stored[0], node.inputs[1], *stored[1:]], attributes)
+def _replace_look_up(node: ir.Node, stored: _Stored) -> None:
+    rows = node.inputs[1]
+    assert rows is not None
+    looked_up = stored.looked_up(rows, str(node.name))
+    looked_up.outputs[0].name = node.outputs[0].name
+    _replace(node, looked_up)
 
 
-def _replace(node: ir.Node, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, int]) -> None:
+def _replace(node: ir.Node, replacement: ir.Node) -> ir.Node:
     """Put another node in the place of `node`, in whichever graph or branch it lies."""
     if node.graph is None:
         raise ValueError(f"node {node.name} belongs to no graph")
-    while inputs[-1] is None:
-        inputs.pop()
-    output = ir.Value(name=node.outputs[0].name)
-    replacement = ir.node(op_type, inputs, attributes, domain=MICROSOFT, outputs=[output], name=node.name)
+    output = replacement.outputs[0]
     output.type, output.shape = node.outputs[0].type, node.outputs[0].shape
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], [replacement], node.outputs, replacement.outputs)
+    return replacement
 
 
 def _insert_cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
@@ -143,12 +186,6 @@ def _insert_cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
             node.replace_input_with(index, cast.outputs[0])
     graph.insert_before(graph[0], cast)
     return cast.outputs[0]
-
-
-def _initializer(graph: ir.Graph, name: str, part: Part) -> ir.Value:
-    if name not in graph.initializers:
-        graph.initializers.add(ir.Value(name=name, type=ir.TensorType(part.dtype), shape=ir.Shape(part.shape)))
-    return graph.initializers[name]
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:

@@ -13,11 +13,12 @@ from math import prod
 
 import numpy as np
 
-from .formats import BlockFormat, FloatFormat, Format, QuantizedTensor, dequantize, require_finite
+from .formats import BlockFormat, FloatFormat, Format, QuantizedTensor, ScreenedFormat, dequantize, require_finite
 from .methods import Method
 from .report import ErrorSums, TensorReport
 
 SLICE_ELEMENTS = 4 << 20
+SCREEN = "screen_"  # begins the kinds of the parts of a head's screen
 
 ReadRows = Callable[[int, int], np.ndarray]
 WritePart = Callable[[str, int, np.ndarray], None]
@@ -43,9 +44,14 @@ def store(job: WeightJob, fmt: Format, method: Method, importance: np.ndarray | 
     def one_slice(rows: tuple[int, int]) -> ErrorSums:
         weight = job.read(*rows)
         require_finite(weight, job.name, rows[0])
-        if isinstance(fmt, BlockFormat):
-            return _store_blocks(job, _quantized(job, weight, fmt, method, importance, rows), weight, rows[0])
-        return _store_floats(job, fmt, weight, rows[0])
+        if isinstance(fmt, FloatFormat):
+            return _store_floats(job, fmt, weight, rows[0])
+        exact = fmt.exact if isinstance(fmt, ScreenedFormat) else fmt
+        if isinstance(fmt, ScreenedFormat):
+            _store_blocks(job, _quantized(job, weight, fmt.screen, method, importance, rows), rows[0], SCREEN)
+        quantized = _quantized(job, weight, exact, method, importance, rows)
+        _store_blocks(job, quantized, rows[0])
+        return ErrorSums.between(weight, dequantize(quantized))
 
     sums = ErrorSums()
     slices = row_slices(job.shape)
@@ -72,14 +78,13 @@ def _quantized(
         raise ValueError(f"{job.name}, rows {rows[0]} to {rows[1] - 1}: {error}") from error
 
 
-def _store_blocks(job: WeightJob, quantized: QuantizedTensor, weight: np.ndarray, row: int) -> ErrorSums:
+def _store_blocks(job: WeightJob, quantized: QuantizedTensor, row: int, form: str = "") -> None:
     parts: Mapping[str, np.ndarray | None] = {
         "codes": quantized.codes_packed, "scales": quantized.scales, "zero_points": quantized.zero_points,
     }
     for kind, array in parts.items():
         if array is not None:
-            job.write(kind, row * array.nbytes // len(array), array)
-    return ErrorSums.between(weight, dequantize(quantized))
+            job.write(form + kind, row * array.nbytes // len(array), array)
 
 
 def _store_floats(job: WeightJob, fmt: FloatFormat, weight: np.ndarray, row: int) -> ErrorSums:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from .decode import CHUNK
 from .errors import NotEnoughMemory
-from .footprint import BLOCKS, EMBEDDING, HEAD, Footprint, elements, footprint
+from .footprint import EMBEDDING, HEAD, Footprint, blocks, elements, footprint
 from .manifest import Manifest, TensorRecord
 
 SMALLEST_CONTEXT = CHUNK  # less is no conversation
@@ -97,11 +97,11 @@ def _changes(manifest: Manifest, context: int, available: int, largest: int) -> 
 
 def _quantized(record: TensorRecord) -> TensorRecord:
     """A weight of the decoder as the smallest usual export stores it; others as they are."""
-    blocks = BLOCKS.fullmatch(record.format)
-    if record.name in (EMBEDDING, HEAD) and blocks is None:
+    forms = blocks(record.format)
+    if record.name in (EMBEDDING, HEAD) and not forms:
         return replace(record, format=_TABLE, bytes_after=round(elements(record) * _TABLE_BITS / 8))
     if not record.name.startswith("model.layers.") or not record.name.endswith("_proj.weight"):
         return record
-    if blocks is not None and int(blocks[2]) == 4 and int(blocks[3]) >= 64:
+    if forms and forms[0].bits == 4 and forms[0].size >= 64:
         return record
     return replace(record, format=_SMALL, bytes_after=round(elements(record) * _SMALL_BITS / 8))

@@ -6,6 +6,7 @@ follows the packed size and not that of the file.
 
 - A block of a MatMulNBits weight takes its codes, a float32 scale and a float32 sum; the scales that were stored as
   float16 stay beside it as float32, the result of their Cast.
+- Of a screened head ("exact+screen") only the screen is multiplied; the exact form is looked up, its scales apart.
 - A float16 weight is cast when it is loaded: it takes what a float32 one takes.
 - A table that is only looked up stays in its file; a token brings in one page.
 - Scores of attention are (heads, positions of a step, positions so far) float32, and the arena holds about a third
@@ -29,11 +30,20 @@ LINEAR = "model.layers.0.mlp.down_proj.weight"  # of the first layer; those of t
 ON_DEMAND = re.compile(r"(vision|speech)\.|.*\.lora_[AB]\.")
 TOKENIZER = "tokenizer.json"
 
-BLOCKS = re.compile(r"(u?)int(\d+)-block(\d+)")
+_BLOCKS = re.compile(r"(u?)int(\d+)-block(\d+)")
 _FLOAT_BITS, _PACKED_BITS, _SCALE_BITS, _STORED_SCALE_BITS = 32, 64, 32, 16
 # Measured: Python with its libraries and ONNX Runtime's session; a tokenizer by its entries and the bytes of its file.
 _PROGRAM, _TOKENIZER_ENTRY, _TOKENIZER_BYTE = 75 << 20, 160, 4.1
 _SCORES_HELD = 1.35
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Codes of `bits` bits in blocks of `size`, with or without stored zero points."""
+
+    bits: int
+    size: int
+    zero_points: bool
 
 
 @dataclass(frozen=True)
@@ -79,20 +89,28 @@ def bytes_per_position(manifest: Manifest) -> int:
 
 def resident(record: TensorRecord) -> int:
     """Bytes that ONNX Runtime holds for a weight that is multiplied."""
-    bits = float(_FLOAT_BITS)
-    if blocks := BLOCKS.fullmatch(record.format):
-        bits = int(blocks[2]) + (_PACKED_BITS + _SCALE_BITS) / int(blocks[3])
+    forms = blocks(record.format)
+    if not forms:
+        return round(elements(record) * _FLOAT_BITS / 8)
+    bits = forms[-1].bits + _PACKED_BITS / forms[-1].size + sum(_SCALE_BITS / form.size for form in forms)
     return round(elements(record) * bits / 8)
 
 
 def elements(record: TensorRecord) -> int:
     """How many values a weight has, from its format and its bytes."""
-    blocks = BLOCKS.fullmatch(record.format)
-    if blocks is None:
+    forms = blocks(record.format)
+    if not forms:
         return record.bytes_after // np.dtype(record.format).itemsize
-    bits, size = int(blocks[2]), int(blocks[3])
-    stored = bits + (_STORED_SCALE_BITS + (bits if blocks[1] else 0)) / size
+    stored = sum(
+        form.bits + (_STORED_SCALE_BITS + (form.bits if form.zero_points else 0)) / form.size for form in forms
+    )
     return round(record.bytes_after * 8 / stored)
+
+
+def blocks(written: str) -> tuple[Blocks, ...]:
+    """The forms of a format in blocks, the multiplied one last; none of a float format."""
+    forms = [_BLOCKS.fullmatch(form) for form in written.split("+")]
+    return tuple(Blocks(int(form[2]), int(form[3]), bool(form[1])) for form in forms if form is not None)
 
 
 def activations(manifest: Manifest, context: int) -> int:

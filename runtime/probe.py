@@ -19,7 +19,7 @@ import numpy as np
 from .cache import Regime
 from .decode import CHUNK, Decoder, positions_at_once
 from .errors import BundleError
-from .footprint import BLOCKS, EMBEDDING, HEAD, LINEAR, intermediate, resident
+from .footprint import EMBEDDING, HEAD, LINEAR, blocks, intermediate, resident
 from .generation import generate
 from .graphs import Graph, Interrupt
 from .inputs import TokenInputs
@@ -189,8 +189,8 @@ def _frequencies(text: TextModel) -> int:
 
 
 def _stored(manifest: Manifest, name: str) -> Stored:
-    """How the weight of this name is stored; a tied head is the embedding."""
+    """How the weight of this name is multiplied; a tied head is the embedding."""
     formats = {record.name: record.format for record in manifest.report}
     written = formats.get(name) or formats[EMBEDDING]
-    blocks = BLOCKS.fullmatch(written)
-    return Stored(32) if blocks is None else Stored(int(blocks[2]), int(blocks[3]), bool(blocks[1]))
+    forms = blocks(written)
+    return Stored(forms[-1].bits, forms[-1].size, forms[-1].zero_points) if forms else Stored(32)

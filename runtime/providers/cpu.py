@@ -55,4 +55,5 @@ PROVIDER = Provider(
     hardware=("CPU",),
     install="install onnxruntime",
     maps_weights=True,
+    screens_head=True,
 )

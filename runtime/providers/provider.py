@@ -37,6 +37,7 @@ class Provider:
     `plugin`: None for a provider inside ONNX Runtime itself. `install`: the next step where it is missing. `options`:
     of the provider. `leaves_to_cpu`: operators that it is known to leave to the CPU, which is reported; any other that
     it leaves is an error. `memory_pattern`: whether ONNX Runtime may plan its memory ahead.
+    `screens_head`: whether its graphs may find logits in two stages, see quantize/screening.py.
     `maps_weights`: whether it can use weights that prepacked.py wrote to a file. `memory`: what ONNX Runtime calls the
     device's own memory, where keys and values stay; None where it computes in the host's.
     """
@@ -59,6 +60,7 @@ class Provider:
     leaves_to_cpu: tuple[str, ...] = ()
     memory_pattern: bool = True
     maps_weights: bool = False
+    screens_head: bool = False
     memory: str | None = None
 
     def __post_init__(self) -> None:

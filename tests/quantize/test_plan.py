@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgephi.quantize.formats import BlockFormat, FloatFormat, Format
-from edgephi.quantize.plan import PRECISIONS, PRESETS, Role, Weight, plan
+from edgephi.quantize.formats import BlockFormat, FloatFormat, Format, ScreenedFormat
+from edgephi.quantize.plan import PRECISIONS, PRESETS, SCREENING, Role, Weight, plan
 
 FLOAT32, FLOAT16 = FloatFormat("float32"), FloatFormat("float16")
 INT8, LORA = BlockFormat(8, 128, symmetric=True), BlockFormat(8, 64, symmetric=True)
@@ -95,3 +95,25 @@ def test_unknown_choices_are_named() -> None:
         plan([], "int3", "balanced")
     with pytest.raises(ValueError, match="preset 'best' is not known: choose one of fast, balanced, quality"):
         plan([], "int4", "best")
+
+
+@pytest.mark.parametrize("role", ["head", "tied"])
+@pytest.mark.parametrize(("shape", "candidates"), [((200064, 3072), 256), ((2048, 256), 64), ((1024, 256), 32)])
+def test_a_fast_head_is_screened_where_the_device_takes_it(
+    role: Role, shape: tuple[int, int], candidates: int
+) -> None:
+    weights = [Weight("w", shape, role), Weight("e", shape, "embedding"), Weight("l", shape, "linear")]
+    formats = plan(weights, "int4", "fast", screens=True)
+    body = BlockFormat(4, 128)
+    assert formats == {"w": ScreenedFormat(body, INT8, candidates), "e": INT8, "l": body}
+    assert str(formats["w"]) == "int8-block128+uint4-block128"
+    assert plan(weights, "int4", "fast")["w"] == INT8
+
+
+@pytest.mark.parametrize(("precision", "preset", "shape"), [
+    ("int8", "fast", (2048, 256)), ("fp16", "fast", (2048, 256)), ("int4", "fast", (1000, 256)),
+    ("int4", "fast", (2048, 72)), *(("int4", preset, (2048, 256)) for preset in PRESETS if preset not in SCREENING),
+])
+def test_other_heads_are_not(precision: str, preset: str, shape: tuple[int, int]) -> None:
+    weights = [Weight("w", shape, "tied")]
+    assert plan(weights, precision, preset, screens=True) == plan(weights, precision, preset)

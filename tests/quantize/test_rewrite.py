@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +12,14 @@ import pytest
 
 from edgephi.export.graph import MICROSOFT, GraphBuilder
 from edgephi.quantize import methods, rewrite
-from edgephi.quantize.formats import BlockFormat, FloatFormat, Format, QuantizedTensor, dequantize
+from edgephi.quantize.formats import (
+    BlockFormat,
+    FloatFormat,
+    Format,
+    QuantizedTensor,
+    ScreenedFormat,
+    dequantize,
+)
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 UINT4, INT8 = BlockFormat(4, 32), BlockFormat(8, 64, symmetric=True)
@@ -248,3 +256,49 @@ def test_other_readers_of_blocks_are_named(
     graph.output(y, "y", FLOAT, (64, 64))
     with pytest.raises(ValueError, match=f"weight w is read by {op_type} reader; .* plan a float format"):
         rewrite.apply(graph.model(), {"w": UINT4}, 4)
+
+
+@pytest.mark.parametrize("candidates", [1, 5, 40])
+@pytest.mark.parametrize("exact", [INT8, BlockFormat(8, 32)], ids=str)
+def test_the_best_logits_of_a_screened_head_are_exact(candidates: int, exact: BlockFormat) -> None:
+    """Against the float graph over both forms: the largest coarse logits give way to exact ones, all others stay."""
+    screen = BlockFormat(4, 32)
+    others: dict[str, Format] = {"linear": INT8, "norm": FLOAT32}
+    quantize, table = methods.find("round_to_nearest").quantize, weights_of(language_model())["embed"]
+    forms = {"": quantize(table, exact, None), "screen_": quantize(table, screen, None)}
+    rewritten = language_model()
+    formats = others | {"embed": ScreenedFormat(screen, exact, candidates)}
+    parts = rewrite.apply(rewritten, formats, ACCURATE)
+    kept, _ = kept_and_meant({name: weights_of(language_model())[name] for name in others}, others)
+    for form, tensor in forms.items():
+        found = {name: part for name, part in parts.items() if part.weight == "embed"}
+        mine = {name: part for name, part in found.items() if part.kind.startswith("screen_") == bool(form)}
+        plain = {name: replace(part, kind=part.kind.removeprefix(form)) for name, part in mine.items()}
+        attach(rewritten, stored(plain, {"embed": tensor}))
+    attach(rewritten, stored({name: part for name, part in parts.items() if part.weight != "embed"}, kept))
+    result = session(rewritten).run(["logits"], dict(IDS))[0]
+
+    hidden = hidden_states(dequantize(forms[""]), others)
+    coarse, fine = (hidden @ dequantize(forms[form]).T for form in ("screen_", ""))
+    best = np.argsort(-coarse, axis=-1)[..., :candidates]
+    expected = coarse.copy()
+    np.put_along_axis(expected, best, np.take_along_axis(fine, best, axis=-1), axis=-1)
+    assert close(result, expected)
+    assert candidates == 40 or not close(coarse, fine)
+    assert [value.name for value in rewritten.graph.outputs] == ["logits"]
+
+
+def hidden_states(table: np.ndarray, formats: Mapping[str, Format]) -> np.ndarray:
+    """What the head of `language_model` reads, float32 (batch, seq, 64), over an embedding of its own."""
+    _, meant = kept_and_meant({name: weights_of(language_model())[name] for name in formats}, formats)
+    result: np.ndarray = (table[IDS["ids"]] * meant["norm"]) @ meant["linear"].T
+    return result
+
+
+def test_a_graph_that_only_looks_up_has_no_part_of_the_screen() -> None:
+    graph = GraphBuilder("embedding")
+    ids = graph.input("ids", INT64, ("batch", "seq"))
+    (x,) = graph.node("Gather", (graph.weight("embed", (40, 64)), ids), "embed.gather", attributes={"axis": 0})
+    graph.output(x, "x", FLOAT, ("batch", "seq", 64))
+    parts = rewrite.apply(graph.model(), {"embed": ScreenedFormat(UINT4, INT8, 4)}, ACCURATE)
+    assert {part.kind for part in parts.values()} == {"codes", "scales"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgephi.quantize import methods, streaming
-from edgephi.quantize.formats import BlockFormat, FloatFormat, Format, dequantize
+from edgephi.quantize.formats import BlockFormat, FloatFormat, Format, ScreenedFormat, dequantize
 from edgephi.quantize.report import ErrorSums, TensorReport
 from edgephi.quantize.streaming import WeightJob, row_slices, store
 
@@ -125,3 +125,18 @@ def test_reports_survive_a_journal() -> None:
 def test_a_weight_of_zeros_has_no_error() -> None:
     zeros = np.zeros((2, 32), np.float32)
     assert ErrorSums.between(zeros, zeros).report("w", FloatFormat("float32"), (2, 32), 0).relative_error == 0
+
+
+def test_a_screened_head_is_stored_in_both_forms() -> None:
+    weight, memory, method = matrix(), Memory(), methods.find("grid_search")
+    screen, exact = BlockFormat(4, 64), BlockFormat(8, 64, symmetric=True)
+    report = store(memory.job(weight), ScreenedFormat(screen, exact, 16), method, None, 2)
+    coarse, fine = method.quantize(weight, screen, None), method.quantize(weight, exact, None)
+    assert coarse.zero_points is not None
+    assert memory.parts == {
+        "codes": fine.codes_packed.tobytes(), "scales": fine.scales.tobytes(),
+        "screen_codes": coarse.codes_packed.tobytes(), "screen_scales": coarse.scales.tobytes(),
+        "screen_zero_points": coarse.zero_points.tobytes(),
+    }
+    assert report.bytes_after == sum(map(len, memory.parts.values()))
+    assert report.relative_error < 0.01  # that of 8 bits

@@ -106,10 +106,19 @@ def test_encoders_and_adapters_come_on_demand(tiny_multimodal_bundle: Callable[.
     assert found.on_demand > 0 and found.weights > 0
 
 
+@pytest.mark.parametrize("screen", ["uint4-block64", "int4-block128"])
+def test_of_a_screened_head_the_screen_is_resident(screen: str) -> None:
+    n, k = 2048, 256
+    exact, coarse = _record("int8-block128", n, k), _record(screen, n, k)
+    both = TensorRecord("w", f"int8-block128+{screen}", 0, exact.bytes_after + coarse.bytes_after, 0.0)
+    assert elements(both) == n * k
+    assert resident(both) == resident(coarse) + n * k // 128 * 4  # and the exact form's scales
+
+
 def _record(written: str, n: int, k: int) -> TensorRecord:
     from edgephi.quantize.formats import BlockFormat
 
     if written == "float32":
         return TensorRecord("w", written, 0, 4 * n * k, 0.0)
-    bits, size = (4, 64) if written.startswith("uint4") else (8, 128)
+    bits, size = int(written.partition("-")[0][-1]), int(written.rpartition("block")[2])
     return TensorRecord("w", written, 0, BlockFormat(bits, size, written.startswith("int")).nbytes(n, k), 0.0)
