@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..quantize import methods, plan, rewrite
-from ..quantize.formats import Format
+from ..quantize.formats import BlockFormat, FloatFormat, Format
 from ..quantize.methods import Method
 from ..quantize.report import ErrorSums, TensorReport
 from ..quantize.streaming import WeightJob, row_slices, store
@@ -174,6 +174,8 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
         )
     except ValueError as error:
         raise ExportError(str(error)) from error
+    if not provider.padded_blocks:
+        formats = _in_whole_blocks(formats, shapes)
     parts = {
         part: _point_at_table(
             rewrite.apply(model, formats, provider.accuracy_level, _activations(provider, stored[part])), tables[0]
@@ -225,6 +227,16 @@ def _role(name: str, graphs: Mapping[str, ir.Model], stored: Mapping[str, famili
     if any(output.is_graph_output() for node in multiplied for output in node.outputs):
         return "head"
     return stored[declaring[0]].products if multiplied else "float"
+
+
+def _in_whole_blocks(
+    formats: Mapping[str, Format], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Format]:
+    """The same formats, but float32 for what ends in the middle of a block, which not every device computes."""
+    return {
+        name: FloatFormat("float32") if isinstance(fmt, BlockFormat) and shapes[name][1] % fmt.block_size else fmt
+        for name, fmt in formats.items()
+    }
 
 
 def _write_weights(

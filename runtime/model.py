@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from . import prepacked
+from . import compiled, prepacked
 from .audio import AudioInputs
 from .cache import Position
-from .decode import Decoder
+from .decode import CHUNK, Decoder
 from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
 from .errors import BundleError
 from .graphs import Graph, Interrupt
@@ -46,18 +46,24 @@ class Model:
     ) -> None:
         """Open the decoder, its weights mapped from a file in the folder `prepared` where one is given.
 
-        `parts`: the devices of the encoders, by default that of the decoder. Raises BundleError, ProviderUnavailable, and RequestError without room in that folder.
+        `parts`: the devices of the encoders, by default that of the decoder. Raises BundleError, ProviderUnavailable,
+        and RequestError without room in that folder.
         """
         self._manifest = manifest
+        self._chunk = CHUNK if provider.widest is None else provider.widest
         self._tables = tables
 
+        form = compiled.choose(manifest, provider)
+        self.form_note = form.note
+
         def open_graph(name: str) -> Graph:
-            path = folder / manifest.graphs[name].file
+            path = folder / form.graphs.get(name, manifest.graphs[name]).file
             if prepared is not None and name in (TEXT, TEXT_MEDIA):
                 path = prepacked.prepare(folder, manifest, name, provider, prepared)
             # graphs of fixed shapes come with a look-up that stays on the CPU, where its table is mapped
             looked_up = name == EMBEDDING and TEXT_STEP in manifest.graphs
-            return Graph(path, find_provider("cpu") if looked_up else provider, threads)
+            device = form.provider if name in form.graphs else provider
+            return Graph(path, find_provider("cpu") if looked_up else device, threads)
 
         self._open: Callable[[str], Graph] = open_graph
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
@@ -163,7 +169,9 @@ class Model:
             if not isinstance(inputs, EmbeddingInputs):
                 raise BundleError(f"{graph.path}: no graph {EMBEDDING!r} goes with it; export the checkpoint again")
             steps = FixedSteps(graph, self._iterator, text, inputs)
-        self._decoder = Decoder(graph, text, self._tables, inputs, prefixes=self._prefixes, steps=steps)
+        self._decoder = Decoder(
+            graph, text, self._tables, inputs, chunk=self._chunk, prefixes=self._prefixes, steps=steps
+        )
         self._graph, self._name = graph, name
 
     def _inputs(self, graph: Graph) -> TextInputs:

@@ -36,7 +36,7 @@ class Provider:
     shapes reads at once, None where shapes may vary. `hardware`: types of ONNX Runtime's device list that it drives.
     `plugin`: None for a provider inside ONNX Runtime itself. `install`: the next step where it is missing. `options`:
     of the provider. `leaves_to_cpu`: operators that it is known to leave to the CPU, which is reported; any other that
-    it leaves is an error. `memory_pattern`: whether ONNX Runtime may plan its memory ahead.
+    it leaves is an error. `padded_blocks`: whether the last block of a row may be padded. `memory_pattern`: whether ONNX Runtime may plan its memory ahead.
     `screens_head`: whether its graphs may find logits in two stages, see quantize/screening.py.
     `maps_weights`: whether it can use weights that prepacked.py wrote to a file. `memory`: what ONNX Runtime calls the
     device's own memory, where keys and values stay; None where it computes in the host's.
@@ -58,6 +58,7 @@ class Provider:
     plugin: Plugin | None = None
     options: tuple[tuple[str, str], ...] = ()
     leaves_to_cpu: tuple[str, ...] = ()
+    padded_blocks: bool = True
     memory_pattern: bool = True
     maps_weights: bool = False
     screens_head: bool = False

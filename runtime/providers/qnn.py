@@ -26,6 +26,7 @@ PROVIDER = Provider(
     install="pip install onnxruntime-qnn, on Windows or Linux with a Snapdragon processor and its NPU driver",
     lowerings=("separate_embedding", "static_shapes", "unfused_norms", "full_rotary"),
     window=64,
+    padded_blocks=False,
     plugin=Plugin("onnxruntime_qnn", "onnxruntime-qnn"),
     options=(
         ("backend_type", "htp"),
