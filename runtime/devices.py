@@ -9,7 +9,7 @@ import importlib
 import os
 from typing import Any
 
-from .engine import ENGINE_ERRORS, first_line, ort
+from .engine import ENGINE_ERRORS, FATAL, WARNING, first_line, ort, takes_compiled
 from .errors import ProviderUnavailable
 from .providers.provider import Plugin, Provider
 
@@ -48,6 +48,22 @@ def devices(provider: Provider) -> list[Any]:
     return []
 
 
+def compiler_version(provider: Provider) -> str | None:
+    """The version of the compiler that a provider brings along, as "2.51.0"; None where it does not tell."""
+    if provider.plugin is None or provider.plugin.compiler is None:
+        return None
+    module, attribute = provider.plugin.compiler
+    try:
+        return str(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError):
+        return None
+
+
+def takes(provider: Provider, compatibility: str) -> bool:
+    """Whether the device that is there takes compiled graphs of which its provider said `compatibility`."""
+    return takes_compiled(devices(provider), compatibility)
+
+
 def _register(provider: Provider, plugin: Plugin) -> None:
     """Let ONNX Runtime load the library of a plugin, once a process."""
     if provider.ort_name in ort.get_available_providers():
@@ -63,10 +79,14 @@ def _register(provider: Provider, plugin: Plugin) -> None:
         raise ProviderUnavailable(_missing_library(provider, plugin, first_line(error))) from error
     if not os.path.isfile(library):
         raise ProviderUnavailable(_missing_library(provider, plugin, f"there is no {library}"))
+    os.environ.update(plugin.environment)
+    ort.set_default_logger_severity(FATAL)
     try:
         ort.register_execution_provider_library(provider.ort_name, library)
     except ENGINE_ERRORS as error:
         raise ProviderUnavailable(_missing_library(provider, plugin, first_line(error))) from error
+    finally:
+        ort.set_default_logger_severity(WARNING)
 
 
 def _missing_library(provider: Provider, plugin: Plugin, reason: str) -> str:

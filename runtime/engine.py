@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any
 
 TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
 
@@ -24,8 +25,11 @@ os.environ[TELEMETRY_OFF] = "1"
 import onnxruntime as ort  # noqa: E402  # only now
 from onnxruntime.capi import onnxruntime_pybind11_state as _state  # noqa: E402
 
-__all__ = ["ENGINE_ERRORS", "RUNTIME", "TELEMETRY_OFF", "first_line", "ort"]
+__all__ = ["ENGINE_ERRORS", "FATAL", "RUNTIME", "TELEMETRY_OFF", "WARNING", "first_line", "ort", "takes_compiled"]
 
+# Log severities. What goes wrong arrives as an exception, stderr stays ours.
+FATAL, WARNING = 4, 2
+SHOWN = 300  # characters of an error
 RUNTIME = f"onnxruntime {ort.__version__}"
 # run_with_iobinding raises RuntimeError, everything else raises the library's own classes, which share no parent.
 ENGINE_ERRORS: tuple[type[Exception], ...] = (
@@ -35,5 +39,16 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (
 
 
 def first_line(error: Exception) -> str:
-    """What an error of ONNX Runtime says, short enough for an error of one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+    """What an error of ONNX Runtime says, short enough for an error of one line: what matters stands at its end."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return line if len(line) <= SHOWN else f"...{line[-SHOWN:]}"
+
+
+def takes_compiled(devices: list[Any], compatibility: str) -> bool:
+    """What the provider of these devices says of graphs that were compiled with this statement of compatibility."""
+    kinds = _state.OrtCompiledModelCompatibility
+    try:
+        verdict = _state.get_model_compatibility_for_ep_devices(devices, compatibility)
+    except ENGINE_ERRORS:
+        return False
+    return verdict in (kinds.EP_SUPPORTED_OPTIMAL, kinds.EP_SUPPORTED_PREFER_RECOMPILATION)

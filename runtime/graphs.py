@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .devices import devices
-from .engine import ENGINE_ERRORS, first_line, ort
+from .engine import ENGINE_ERRORS, FATAL, first_line, ort
 from .errors import BundleError, ProviderUnavailable, RequestError
 from .providers.provider import Provider
 
@@ -29,7 +29,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(bool)": np.dtype(np.bool_),
 }
-_FATAL = 4  # log severity: what goes wrong arrives as an exception, stderr stays ours
 
 
 class Interrupted(Exception):
@@ -245,7 +244,7 @@ def _options(provider: Provider, threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = provider.memory_pattern
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _FATAL
+    options.log_severity_level = FATAL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     for key, value in provider.session_config:
         options.add_session_config_entry(key, value)
@@ -261,7 +260,7 @@ def _session(
         if provider.plugin is None:
             chosen = [(provider.ort_name, settings)]
             return ort.InferenceSession(model or str(path), options, providers=chosen, enable_fallback=0)
-        options.add_provider_for_devices(found, settings)
+        options.add_provider_for_devices(found[:1], settings)  # plugins take one device of a kind
         return ort.InferenceSession(model or str(path), options, enable_fallback=0)
     except ENGINE_ERRORS as error:
         reason = first_line(error)

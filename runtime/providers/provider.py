@@ -6,7 +6,7 @@ Code asks a record what the device can do; nobody asks for its name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["cpu", "gpu", "npu", "simulator"]
@@ -15,11 +15,31 @@ Kind = Literal["cpu", "gpu", "npu", "simulator"]
 @dataclass(frozen=True)
 class Plugin:
     """A provider that comes as a library of its own: `package` is the Python module whose `get_library_path()` names
-    it, `distribution` what pip installs.
+    it, `distribution` what pip installs. `environment`: variables that the library reads when it is loaded. `compiler`:
+    the module and its attribute that tell the version of the compiler inside, as "2.51.0".
     """
 
     package: str
     distribution: str
+    environment: tuple[tuple[str, str], ...] = ()
+    compiler: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generation of a device, for which graphs are compiled ahead of time.
+
+    `name` and `chip` are what a user may call it, `title` what its maker does. A device takes what was compiled for its
+    own `version` or an older one. `options`: what the provider's compiler is told of it. `mark`: how the provider names
+    it where it states which devices a compiled graph is for.
+    """
+
+    name: str
+    chip: str
+    title: str
+    version: int
+    options: tuple[tuple[str, str], ...]
+    mark: str
 
 
 @dataclass(frozen=True)
@@ -36,10 +56,16 @@ class Provider:
     shapes reads at once, None where shapes may vary. `hardware`: types of ONNX Runtime's device list that it drives.
     `plugin`: None for a provider inside ONNX Runtime itself. `install`: the next step where it is missing. `options`:
     of the provider. `leaves_to_cpu`: operators that it is known to leave to the CPU, which is reported; any other that
-    it leaves is an error. `padded_blocks`: whether the last block of a row may be padded. `memory_pattern`: whether ONNX Runtime may plan its memory ahead.
-    `screens_head`: whether its graphs may find logits in two stages, see quantize/screening.py.
+    it leaves is an error. `padded_blocks`: whether the last block of a row may be padded.
+    `memory_pattern`: whether ONNX Runtime may plan its memory ahead. `screens_head`: whether its graphs may find logits
+    in two stages, see quantize/screening.py.
     `maps_weights`: whether it can use weights that prepacked.py wrote to a file. `memory`: what ONNX Runtime calls the
-    device's own memory, where keys and values stay; None where it computes in the host's.
+    device's own memory, where keys and values stay; None where it computes in the host's. `widest`: the most positions
+    of a step that its kernels compute rightly, None where there is no such limit.
+
+    `generations`: those that graphs can be compiled for ahead of time. `generation`: the one that this record stands
+    for, None where the device itself is asked. `compiles_on`: types of hardware that the compiler runs on, and
+    `compiler_options` its own. `shares_weights`: whether it opens compiled graphs that have one set of weights.
     """
 
     name: str
@@ -63,6 +89,12 @@ class Provider:
     maps_weights: bool = False
     screens_head: bool = False
     memory: str | None = None
+    widest: int | None = None
+    generations: tuple[Generation, ...] = ()
+    generation: Generation | None = None
+    compiles_on: tuple[str, ...] = ()
+    compiler_options: tuple[tuple[str, str], ...] = ()
+    shares_weights: bool = True
 
     def __post_init__(self) -> None:
         for dtype in (self.activation_dtype, *self.runs):
@@ -80,11 +112,6 @@ class Provider:
         """Whether its graphs have fixed shapes alone, without branches."""
         return self.window is not None
 
-    @property
-    def fixed_shapes(self) -> bool:
-        """Whether its graphs have fixed shapes alone, without branches."""
-        return self.window is not None
-
     def refusal(self, made_for: Provider) -> str | None:
         """Why graphs that were made for another device cannot run here, None where they can."""
         if made_for.activation_dtype not in self.runs:
@@ -93,3 +120,23 @@ class Provider:
         if missing:
             return f"it needs graphs with {', '.join(missing)}, and the bundle is made for {made_for.name!r}"
         return None
+
+    def called(self, name: str) -> Generation | None:
+        """The generation that a user calls `name`, in letters of any case."""
+        wanted = name.strip().lower()
+        return next((item for item in self.generations if wanted in (item.name, item.chip.lower())), None)
+
+    def of(self, generation: Generation) -> Provider:
+        """This device in one generation."""
+        told = {name for name, _ in generation.options}
+        options = (*(option for option in self.options if option[0] not in told), *generation.options)
+        return replace(self, generation=generation, options=options)
+
+    def compiler(self, generation: Generation) -> Provider:
+        """What compiles graphs for one generation of this device."""
+        made = self.of(generation)
+        return replace(made, hardware=self.compiles_on, options=(*made.options, *self.compiler_options))
+
+    def configured(self, *entries: tuple[str, str]) -> Provider:
+        """This device with further entries of ONNX Runtime's session configuration."""
+        return replace(self, session_config=(*self.session_config, *entries))

@@ -1,4 +1,8 @@
-"""Any GPU through WebGPU and the plugin onnxruntime-ep-webgpu: Direct3D 12, Vulkan or Metal."""
+"""Any GPU through WebGPU and the plugin onnxruntime-ep-webgpu: Direct3D 12, Vulkan or Metal.
+
+The plugin drives one device at a time and picks the GPU by itself. It copies inputs when they are bound, and keys and
+values that are bound on the host are not appended to in place: both seen with version 0.4.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,11 @@ PROVIDER = Provider(
     default_threads=default_threads,
     hardware=("GPU",),
     install="pip install onnxruntime-ep-webgpu, and a graphics driver with Vulkan, Metal or Direct3D 12",
-    plugin=Plugin("onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu"),
+    # the variable lets a machine without a GPU offer its CPU besides, which the record webgpu_software takes
+    plugin=Plugin(
+        "onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu", (("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1"),)
+    ),
+    # lengths are whole numbers, which ONNX Runtime computes on the CPU that reads them
+    leaves_to_cpu=("Cast", "Gather", "ReduceSum", "Shape", "Sub"),
     memory="webgpu",
 )
