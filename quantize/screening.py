@@ -30,7 +30,7 @@ def refine(coarse: ir.Node, looked_up: Callable[[ir.Value, str], ir.Node], fmt: 
 
     def constant(name: str, number: int) -> ir.Value:
         tensor = ir.tensor(np.array([number], np.int64), name=f"{stem}.{name}")
-        value = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+        value = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape([1]))
         graph.initializers.add(value)
         return value
 

@@ -49,6 +49,22 @@ def test_a_round_of_our_own(tiny_bundle: Callable[..., Path]) -> None:
     assert len(said) == 2 and "round 1 of 2, ours:fast" in said[0]
 
 
+@needs_linux
+def test_the_variant_that_maps_keeps_its_prepared_file_with_the_model(
+    tiny_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "ours-fast-mapped"
+    shutil.copytree(tiny_bundle("mini", precision="int4"), model)
+    alone = _contender("ours", "fast-mapped", model).disk
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))  # and put back what the verb changes
+    PEERS["ours"].verbs["prepare"](str(model), 1)
+    contender = _contender("ours", "fast-mapped", model)
+    assert list((model / "cache").rglob("graph.onnx.data")) and contender.disk > alone
+    assert not (tmp_path / "elsewhere").exists()
+    (run,) = comparison.measure([contender], [Stage(4, 1, 1)], 1, VOCABULARY, lambda text: None)
+    assert run.contender == "ours:fast-mapped" and run.load > 0
+
+
 def test_what_a_peer_prints_goes_before_its_report(tmp_path: Path) -> None:
     """A failing process is an error that names the command."""
     with pytest.raises(RequestError, match="ended with 1"):
