@@ -48,6 +48,7 @@ VERBS = {
     "serve": Verb("runtime.cli.serve:serve", "Answer OpenAI's clients over HTTP."),
     "show": Verb("runtime.cli.show:show", "What a bundle is: model, sizes, precision, context, licence."),
     "export": Verb("export.cli:export", "Turn a Phi-4 checkpoint into a bundle."),
+    "compile": Verb("export.cli:compile_graphs", "Compile a bundle for an NPU ahead of time."),
     "verify": Verb("export.cli:verify", "Check that a bundle is whole and computes."),
     "adapter": Verb("export.adapter_cli:adapter", "Add fine-tuned LoRA adapters to a bundle, list and remove them."),
     "fit": Verb("export.fit:fit", "Whether a model fits this machine, and how fast it is."),

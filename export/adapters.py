@@ -11,7 +11,6 @@ one or the new one. What was left over goes when the next adapter does.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from ..runtime.errors import BundleError, ExportError, RequestError, WeightMismatch
-from ..runtime.manifest import MANIFEST_NAME, TUNED, Adapter, Graph, Manifest, read_manifest, serialize, verify_files
+from ..runtime.errors import BundleError, RequestError, WeightMismatch
+from ..runtime.manifest import MANIFEST_NAME, TUNED, Adapter, Graph, Manifest, serialize
 from ..runtime.providers import find as find_provider
 from . import layout
-from .bundle import WriteLock, advice, file_record
+from .bundle import changing, file_record
 from .checkpoint import ADAPTER_NAME
 from .durable import DataFile, write_file
 from .graph import GraphBuilder
@@ -37,7 +36,6 @@ DECODERS = ("text", "text-media")  # the graphs of edgephi's own that adapters g
 PRODUCT = ".matmul"  # ends the names of the nodes that multiply with a weight
 BEHIND = ("_or_not", ".refined")  # and of those behind: a published adapter, the best logits of a screened head
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"  # the head of a tied checkpoint is its embedding
-HASHED_BYTES = 64 << 20  # larger files are weights, which stay untouched
 SHOWN = 4
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
@@ -98,22 +96,12 @@ def remove_adapter(bundle: Path, name: str) -> Manifest:
 
 @contextmanager
 def _writing(bundle: Path) -> Iterator[Manifest]:
-    """The manifest of a bundle that nobody else writes to meanwhile."""
-    lock = WriteLock(Path(os.path.realpath(bundle)))
-    try:
-        manifest = read_manifest(bundle)
-        lock.acquire()
-        try:
-            manifest = read_manifest(bundle)
-            verify_files(bundle, manifest, below=HASHED_BYTES)
-            made_for = find_provider(manifest.device)
-            if made_for.activation_dtype != "float32" or made_for.window is not None:
-                raise BundleError(f"{bundle} is for device {manifest.device!r}; adapters need one that is for 'cpu'")
-            yield manifest
-        finally:
-            lock.release()
-    except OSError as error:
-        raise ExportError(f"{error.filename or bundle}: {error.strerror}: {advice(error)}") from error
+    """The manifest of a bundle that takes adapters and that nobody else writes to meanwhile."""
+    with changing(bundle) as manifest:
+        made_for = find_provider(manifest.device)
+        if made_for.activation_dtype != "float32" or made_for.window is not None:
+            raise BundleError(f"{bundle} is for device {manifest.device!r}; adapters need one that is for 'cpu'")
+        yield manifest
 
 
 def _weight(module: str, linears: Mapping[str, Linear]) -> str:

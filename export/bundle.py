@@ -28,10 +28,11 @@ import filelock
 import numpy as np
 
 from ..runtime.errors import ExportError
-from ..runtime.manifest import MANIFEST_NAME, FileRecord, Manifest, serialize
+from ..runtime.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest, serialize, verify_files
 from .durable import DataFile, append, sync_folder, write_file
 
 HEADROOM = 64 << 20  # graphs, tokenizer, journal
+HASHED_BYTES = 64 << 20  # larger files are weights
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -71,6 +72,26 @@ class WriteLock:
         # removed while held: a process that opened the old file sees that it lost its name and tries again
         self._path.unlink(missing_ok=True)
         self._lock.release()
+
+
+@contextlib.contextmanager
+def changing(bundle: Path) -> Iterator[Manifest]:
+    """The manifest of a published bundle that nobody else writes to meanwhile, its small files checked.
+
+    Raises BundleError for what is wrong with it, ExportError for what the disk refuses.
+    """
+    lock = WriteLock(Path(os.path.realpath(bundle)))
+    try:
+        read_manifest(bundle)
+        lock.acquire()
+        try:
+            manifest = read_manifest(bundle)
+            verify_files(bundle, manifest, below=HASHED_BYTES)
+            yield manifest
+        finally:
+            lock.release()
+    except OSError as error:
+        raise ExportError(f"{error.filename or bundle}: {error.strerror}: {advice(error)}") from error
 
 
 class Staging:

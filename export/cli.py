@@ -1,8 +1,8 @@
-"""The verbs `edgephi export` and `edgephi verify`.
+"""The verbs `edgephi export`, `edgephi compile` and `edgephi verify`.
 
-Boundary: options in, reports out; the work is done by pipeline.py and verify.py, which are loaded when a verb runs.
-Progress and reports go to stderr; with --json the report goes to stdout as one JSON object. Errors are raised as they
-are: the program's entry turns them into one line and an exit code.
+Boundary: options in, reports out; the work is done by pipeline.py, compile.py and verify.py, which are loaded when a
+verb runs. Progress and reports go to stderr; with --json the report goes to stdout as one JSON object. Errors are
+raised as they are: the program's entry turns them into one line and an exit code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,10 @@ class Report(Protocol):
         """Show it."""
 
 
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
 @click.command()
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the bundle.")
@@ -41,6 +46,10 @@ class Report(Protocol):
 @click.option(
     "-c", "--context", type=click.IntRange(min=1), metavar="N",
     help="For an NPU, whose graphs have fixed shapes: the longest conversation in tokens. Default: 4096.",
+)
+@click.option(
+    "--soc", metavar="NAME[,NAME]", callback=_names,
+    help="For an NPU: compile its graphs now for these generations, such as x-elite,x2-elite. See `edgephi compile`.",
 )
 @click.option(
     "--preset", type=click.Choice(PRESETS), default="balanced", show_default=True,
@@ -60,6 +69,7 @@ class Report(Protocol):
 def export(
     checkpoint: str, output: Path, precision: str, device: str, preset: str, encoder_precision: str | None,
     adapter_precision: str | None, method: str, threads: int | None, as_json: bool, context: int | None,
+    soc: tuple[str, ...],
 ) -> None:
     """Turn CHECKPOINT, a folder or a hub id, into a bundle of INT4 or INT8 graphs.
 
@@ -77,7 +87,7 @@ def export(
             result = pipeline.export(
                 checkpoint, output, precision=precision, preset=preset, method=method, device=device,
                 encoder_precision=encoder_precision, adapter_precision=adapter_precision, threads=threads,
-                progress=report, context=context,
+                progress=report, context=context, soc=soc,
             )
     except KeyboardInterrupt:
         if work_folder(output).is_dir():
@@ -87,6 +97,48 @@ def export(
         click.echo(json.dumps(_summary(result)))
     else:
         _show_export(console, result)
+
+
+@click.command("compile")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--soc", required=True, metavar="NAME[,NAME]", callback=_names,
+    help="Generations by name or chip: x-elite, x2-elite, 8-gen-2, 8-gen-3, 8-elite, 8-elite-gen-5, SC8380XP, ...",
+)
+@click.option(
+    "--share-weights/--separate-weights", default=True, show_default=True,
+    help="One file of weights for all graphs, or one for each, which is what the simulator opens.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the bundle has compiled as JSON.")
+def compile_graphs(bundle: Path, soc: tuple[str, ...], share_weights: bool, as_json: bool) -> None:
+    """Compile the graphs of BUNDLE, which is for an NPU, ahead of time for generations of it.
+
+    The ONNX form stays beside the compiled ones. Needs the extra `qnn`, on any machine that its compiler runs on: Linux
+    or Windows, x86-64 or Arm.
+    """
+    from .dependencies import require_export
+
+    require_export()
+    from .compile import compile_bundle
+
+    console = _stderr()
+    with _progress(console, "compiling") as report:
+        manifest = compile_bundle(bundle, soc, share_weights=share_weights, progress=report)
+    sizes = {
+        form.generation: sum(
+            manifest.files[file].size for file in {file for graph in form.graphs.values() for file in graph.data}
+        )
+        for form in manifest.compiled
+    }
+    if as_json:
+        click.echo(json.dumps([asdict(form) | {"bytes": sizes[form.generation]} for form in manifest.compiled]))
+        return
+    for form in manifest.compiled:
+        weights = "one set of weights" if form.shared_weights else "weights of their own"
+        console.print(
+            f"{bundle}: {', '.join(form.graphs)} for {form.generation}, {weights}, {_size(sizes[form.generation])}, "
+            f"by compiler {form.compiler}", highlight=False, markup=False,
+        )
 
 
 @click.command()

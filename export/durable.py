@@ -78,6 +78,15 @@ def append(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Return when what another library wrote into a file is on the disk."""
+    fd = os.open(path, os.O_RDWR | _BINARY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(path: Path) -> None:
     """Make renames and new files inside a folder durable."""
     if os.name == "nt":  # folders cannot be opened there; NTFS journals renames itself

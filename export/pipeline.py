@@ -98,17 +98,24 @@ def export(
     source: str | Path, output: str | Path, *, precision: str = "int4", preset: str = "balanced",
     method: str = "grid_search", device: str = "cpu", encoder_precision: str | None = None,
     adapter_precision: str | None = None, threads: int | None = None, progress: Progress | None = None,
-    context: int | None = None,
+    context: int | None = None, soc: Sequence[str] = (),
 ) -> ExportReport:
     """Turn a published checkpoint into a bundle folder.
 
-    `source` is a local folder or a hub id; `progress(stage, done, total)` counts bytes of the checkpoint. Running the
-    same call again after an interruption resumes. Raises CheckpointError for what is wrong with the checkpoint,
-    ExportError for what is wrong with the export, ProviderUnavailable for a device that is not known.
+    `source` is a local folder or a hub id; `progress(stage, done, total)` counts bytes of the checkpoint. `soc`: for an
+    NPU, the generations that its graphs are compiled for ahead of time, see compile.py; the bundle is whole before, so
+    a failure there costs the compiled graphs only. Running the same call again after an interruption resumes.
+
+    Raises CheckpointError for what is wrong with the checkpoint, ExportError for what is wrong with the export,
+    ProviderUnavailable for a device that is not known, and for a compiler that is missing or leaves something out.
     """
     started = time.monotonic()
     provider = for_export(device)
     options = Options(precision, preset, method, provider.name, encoder_precision, adapter_precision, context)
+    if soc:
+        from . import compile as compiling  # brings ONNX Runtime along, which an export needs for nothing else
+
+        compiling.require_compiler(provider, soc)
     with open_checkpoint(resolve(str(source))) as checkpoint:
         blueprint = design(checkpoint, options, provider)
         with Staging(Path(output), _staging_key(checkpoint, blueprint, options)) as staging:
@@ -122,6 +129,8 @@ def export(
             for name, contents in interop.other_runtimes(manifest).items():
                 staging.add_file(name, contents)
             published = staging.publish(manifest)
+        if soc:
+            published = compiling.compile_bundle(Path(output), soc, progress=progress)
         checkpoint_bytes = sum(info.nbytes for info in checkpoint.tensors.values())
     files = {name: record.size for name, record in published.files.items()}
     return ExportReport(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from . import prepacked
@@ -80,6 +81,8 @@ def load(
     except BaseException:
         model.close()
         raise
+    if model.form_note is not None:
+        choice = replace(choice, reason=f"{choice.reason}; {model.form_note}")
     return Session(manifest, choice, chosen, tokenizer, reader, model)
 
 

@@ -172,6 +172,22 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """Graphs that the compiler of `device` made ahead of time for one `generation` of it, beside the ONNX form.
+
+    `compiler`: its version. `compatibility`: what its provider says about which devices take them.
+    `shared_weights`: whether the graphs have one set of weights in one file, else each its own.
+    """
+
+    device: str
+    generation: str
+    compiler: str
+    compatibility: str
+    shared_weights: bool
+    graphs: dict[str, Graph]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is known about a bundle without opening another file of it."""
 
@@ -193,6 +209,7 @@ class Manifest:
     pictures: Pictures | None = None
     thinking: Thinking | None = None
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    compiled: tuple[Compiled, ...] = ()
     schema: int = field(default=SCHEMA_VERSION)
 
 
@@ -342,9 +359,10 @@ def _check_names(manifest: Manifest, path: Path) -> None:
         if not FILE_NAME.fullmatch(name):
             raise ManifestError(f"{path}: an adapter cannot be called {printable(name)}: {EXPORT_AGAIN}")
     regions = [region for table in manifest.text.rotary for region in (table.cos, table.sin)]
-    named = {graph.file for graph in manifest.graphs.values()} | {region.file for region in regions}
+    graphs = [*manifest.graphs.values(), *(graph for form in manifest.compiled for graph in form.graphs.values())]
+    named = {graph.file for graph in graphs} | {region.file for region in regions}
     named |= {adapter.file for adapter in manifest.adapters.values()}
-    named |= {file for graph in manifest.graphs.values() for file in graph.data}
+    named |= {file for graph in graphs for file in graph.data}
     missing = sorted(printable(name) for name in named - manifest.files.keys())
     if missing:
         raise ManifestError(f"{path}: {', '.join(missing)} used but not listed under 'files': {EXPORT_AGAIN}")

@@ -20,4 +20,5 @@ PROVIDER = replace(
     plugin=Plugin("onnxruntime_ep_openvino", "onnxruntime-ep-openvino"),
     options=(),
     leaves_to_cpu=("GroupQueryAttention",),
+    generations=(),
 )

@@ -61,7 +61,8 @@ class Provider:
     in two stages, see quantize/screening.py.
     `maps_weights`: whether it can use weights that prepacked.py wrote to a file. `memory`: what ONNX Runtime calls the
     device's own memory, where keys and values stay; None where it computes in the host's. `widest`: the most positions
-    of a step that its kernels compute rightly, None where there is no such limit.
+    of a step that its kernels compute rightly, None where there is no such limit. `fused_products`: whether it has the
+    operator FusedMatMul.
 
     `generations`: those that graphs can be compiled for ahead of time. `generation`: the one that this record stands
     for, None where the device itself is asked. `compiles_on`: types of hardware that the compiler runs on, and
@@ -90,6 +91,7 @@ class Provider:
     screens_head: bool = False
     memory: str | None = None
     widest: int | None = None
+    fused_products: bool = True
     generations: tuple[Generation, ...] = ()
     generation: Generation | None = None
     compiles_on: tuple[str, ...] = ()

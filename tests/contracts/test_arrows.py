@@ -18,6 +18,9 @@ ACROSS = {
     "export": ("runtime.manifest", "runtime.providers", "runtime.errors"),
     "export.pipeline": ("runtime.manifest", "runtime.providers", "runtime.errors", "quantize"),
     "export.verify": ("runtime.manifest", "runtime.providers", "runtime.errors", "runtime.graphs"),
+    "export.compile": (
+        "runtime.manifest", "runtime.providers", "runtime.errors", "runtime.graphs", "runtime.devices",
+    ),
     "export.fit": (
         "runtime.manifest", "runtime.providers", "runtime.errors", "runtime.fit", "runtime.memory", "runtime.probe",
     ),

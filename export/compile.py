@@ -1,0 +1,200 @@
+"""Compiled forms of a bundle: graphs of fixed shapes, made ahead of time for one generation of a device each.
+
+Boundary: knows bundles, files and what the provider reports; the compiler itself is the provider's. The ONNX form stays
+beside the compiled ones, for other generations, other drivers and other devices.
+
+The decoder's graphs are compiled as one group: they share one set of weights in one file. A graph that the compiler
+does not keep whole is refused. Guarantee, also after `kill -9`: new files have new names and the manifest is replaced
+last, so the bundle is the old one or the new one. What was left over goes when something is compiled again.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..runtime.devices import compiler_version, devices
+from ..runtime.errors import BundleError, ExportError, ProviderUnavailable
+from ..runtime.graphs import Graph
+from ..runtime.manifest import MANIFEST_NAME, Compiled, FileRecord, Manifest, serialize
+from ..runtime.manifest import Graph as StoredGraph
+from ..runtime.providers import find as find_provider
+from ..runtime.providers import generations
+from ..runtime.providers.provider import Generation, Provider
+from .bundle import HEADROOM, changing, file_record
+from .durable import sync_file, sync_folder, write_file
+
+CONTEXT = "EPContext"  # the operator that stands for a compiled graph
+COMPATIBILITY = "ep_compatibility_info."  # begins the key of the metadata that says where it runs
+
+# text.x-elite-0123abcd.onnx, and the weights that ONNX Runtime writes beside it
+_OURS = re.compile(r"text[a-z-]*\.[a-z0-9-]+-[0-9a-f]{8}(\.onnx|_[a-z]+\.bin)")
+
+Progress = Callable[[str, int, int], None]
+
+
+def require_compiler(provider: Provider, names: Sequence[str]) -> tuple[Generation, ...]:
+    """The generations of these names, once it is sure that their compiler is here. Raises ProviderUnavailable."""
+    found = generations(provider, names)
+    for generation in found[:1]:
+        devices(provider.compiler(generation))
+    return found
+
+
+def compile_bundle(
+    bundle: Path, names: Sequence[str], *, share_weights: bool = True, progress: Progress | None = None
+) -> Manifest:
+    """Add compiled forms for the generations `names` of the device that a bundle is for; returns the new manifest.
+
+    What is there for a generation already is replaced, unless it would be the same. `share_weights`: False for a file
+    of weights for each graph, which takes their size as often. `progress(stage, done, total)` counts bytes of
+    weights that went to the compiler.
+
+    Raises BundleError, ProviderUnavailable where the compiler is missing or does not take a graph, ExportError.
+    """
+    with changing(bundle) as manifest:
+        provider, graphs = find_provider(manifest.device), _decoders(bundle, manifest)
+        wanted = require_compiler(provider, names)
+        forms, files = {form.generation: form for form in manifest.compiled}, dict(manifest.files)
+        read = {file for graph in graphs.values() for file in (graph.file, *graph.data)}
+        sources = tuple(sorted(files[file].sha256 for file in read))
+        each = max(sum(files[file].size for file in graph.data) for graph in graphs.values())
+        for number, generation in enumerate(wanted):
+            order = Order(bundle, graphs, sources, provider, generation, share_weights)
+            known = forms.get(generation.name)
+            if known is not None and all(graph.file == order.file(name) for name, graph in known.graphs.items()):
+                continue
+
+            def report(name: str, index: int, before: int = number, target: str = generation.name) -> None:
+                if progress is not None:
+                    done = before * len(graphs) + index
+                    progress(f"{name} for {target}", done * each, len(wanted) * len(graphs) * each)
+
+            forms[generation.name] = _compile(order, files, report)
+        return _publish(bundle, replace(manifest, compiled=tuple(forms[name] for name in sorted(forms))), files)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One compiled form to be made of the `graphs` of a bundle, by name; `sources` are hashes of all their files."""
+
+    bundle: Path
+    graphs: Mapping[str, StoredGraph]
+    sources: tuple[str, ...]
+    provider: Provider
+    generation: Generation
+    share_weights: bool
+
+    def file(self, name: str) -> str:
+        """The file of a compiled graph: of the same name only where it is the same work."""
+        facts = repr((self.sources, self.generation, self.share_weights, compiler_version(self.provider)))
+        return f"{name}.{self.generation.name}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}.onnx"
+
+    def entries(self, target: Path, *, last: bool) -> tuple[tuple[str, str], ...]:
+        """What tells ONNX Runtime to write the compiled form of a session's graph to `target`."""
+        shared = [("ep.share_ep_contexts", "1"), *([("ep.stop_share_ep_contexts", "1")] if last else [])]
+        return (
+            ("ep.context_enable", "1"), ("ep.context_file_path", str(target)), ("ep.context_embed_mode", "0"),
+            *(shared if self.share_weights else []),
+        )
+
+
+def _decoders(bundle: Path, manifest: Manifest) -> dict[str, StoredGraph]:
+    """The graphs of fixed shapes that compute on the device. Raises BundleError where there are none."""
+    if find_provider(manifest.device).window is None:
+        raise BundleError(
+            f"{bundle} is for device {manifest.device!r}, whose graphs have no fixed shapes and are not compiled ahead "
+            "of time: export the checkpoint with --device npu"
+        )
+    return {name: graph for name, graph in manifest.graphs.items() if name.partition("-")[0] == "text"}
+
+
+def _compile(order: Order, files: dict[str, FileRecord], report: Callable[[str, int], None]) -> Compiled:
+    """Make one form, move its files into the bundle and add them to `files`."""
+    bundle = order.bundle
+    _require_room(order)
+    work = Path(tempfile.mkdtemp(prefix=_work(bundle), dir=bundle.parent))
+    try:
+        for index, (name, stored) in enumerate(order.graphs.items()):
+            report(name, index)
+            entries = order.entries(work / order.file(name), last=index == len(order.graphs) - 1)
+            compiler = order.provider.compiler(order.generation).configured(*entries)
+            graph = Graph(bundle / stored.file, compiler, compiler.default_threads())
+            graph.close()
+            if graph.left_to_cpu:
+                raise ProviderUnavailable(
+                    f"{bundle / stored.file}: the compiler for {order.generation.name} leaves "
+                    f"{', '.join(graph.left_to_cpu)} to the CPU; please report it"
+                )
+        form = _read(order, work)
+        for path in sorted(work.iterdir()):
+            files[path.name] = file_record(path)
+            sync_file(path)
+            path.replace(bundle / path.name)
+        return form
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _read(order: Order, work: Path) -> Compiled:
+    """What was compiled. Raises ExportError for a graph that did not become one piece."""
+    stored, said = dict[str, StoredGraph](), set[tuple[str, str]]()
+    for name in order.graphs:
+        model = ir.load(work / order.file(name))
+        kinds = Counter(node.op_type for node in model.graph)
+        if kinds != {CONTEXT: 1}:
+            raise ExportError(
+                f"{order.bundle}: the compiler for {order.generation.name} made {dict(kinds)} of the graph {name!r}, "
+                f"one {CONTEXT} alone is expected: it does not keep the graph whole; please report it"
+            )
+        (node,) = model.graph
+        compatibility = model.metadata_props[f"{COMPATIBILITY}{order.provider.ort_name}"]
+        said.add((node.attributes["ep_sdk_version"].as_string().removeprefix("v"), compatibility))
+        stored[name] = StoredGraph(order.file(name), (node.attributes["ep_cache_context"].as_string(),))
+    ((compiler, compatibility),) = said  # one compiler, one target
+    return Compiled(
+        order.provider.name, order.generation.name, compiler, compatibility, order.share_weights, stored
+    )
+
+
+def _require_room(order: Order) -> None:
+    """Raises ExportError where the disk has no room for the weights once more, or once for each graph."""
+    weights = max(sum((order.bundle / file).stat().st_size for file in graph.data) for graph in order.graphs.values())
+    needed = weights * (1 if order.share_weights else len(order.graphs)) + HEADROOM
+    free = shutil.disk_usage(order.bundle).free
+    if free < needed:
+        raise ExportError(
+            f"{order.bundle} has {free / 1e6:,.0f} MB free, what is compiled for {order.generation.name} needs "
+            f"{needed / 1e6:,.0f} MB: free some space"
+        )
+
+
+def _publish(bundle: Path, manifest: Manifest, files: Mapping[str, FileRecord]) -> Manifest:
+    """Write the manifest with those of `files` that it names, then remove the others that compiling wrote."""
+    made = {
+        file for form in manifest.compiled for graph in form.graphs.values() for file in (graph.file, *graph.data)
+    }
+    gone = {name for name in files if _OURS.fullmatch(name)} - made
+    kept = {name: record for name, record in sorted(files.items()) if name not in gone}
+    changed = replace(manifest, files=kept)
+    sync_folder(bundle)
+    write_file(bundle / MANIFEST_NAME, serialize(changed))
+    for path in bundle.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in made:
+            path.unlink()
+    for path in bundle.parent.glob(f"{glob.escape(_work(bundle))}*"):  # of a run that was killed
+        shutil.rmtree(path, ignore_errors=True)
+    return changed
+
+
+def _work(bundle: Path) -> str:
+    return f".{bundle.name}.compiled-"
