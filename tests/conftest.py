@@ -144,16 +144,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """(name, precision="fp32", **overrides of config.json) → bundle folder exported from `tiny_checkpoint`."""
+    """(name, precision="fp32", preset, **overrides of config.json) → bundle exported from `tiny_checkpoint`."""
     made: dict[str, Path] = {}
 
-    def make(name: str = "mini", precision: str = "fp32", **overrides: Any) -> Path:
+    def make(name: str = "mini", precision: str = "fp32", preset: str = "balanced", **overrides: Any) -> Path:
         from edgephi.export.pipeline import export
 
-        key = json.dumps([name, precision, overrides], sort_keys=True)
+        key = json.dumps([name, precision, preset, overrides], sort_keys=True)
         if key not in made:
             folder = tmp_path_factory.mktemp("bundle") / f"{name}-{precision}"
-            export(tiny_checkpoint(name, **overrides), folder, precision=precision, threads=2)
+            export(tiny_checkpoint(name, **overrides), folder, precision=precision, preset=preset, threads=2)
             made[key] = folder
         return made[key]
 

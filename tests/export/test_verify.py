@@ -36,6 +36,16 @@ def test_every_stage_agrees_with_the_checkpoint(
     assert all(stage.allowed < (0.45 if precision == "int4" else 0.06) for stage in result.layers)
 
 
+def test_a_screened_head_is_compared_where_it_is_exact_and_as_a_whole(
+    tiny_checkpoint: Callable[..., Path], tiny_bundle: Callable[..., Path]
+) -> None:
+    bundle = tiny_bundle("mini", precision="int4", preset="fast", vocab_size=2048)
+    result = verify(bundle, checkpoint=str(tiny_checkpoint("mini", vocab_size=2048)))
+    assert [stage.name for stage in result.layers] == [*STAGES, "screening"]
+    head, screening = result.layers[-2:]
+    assert head.error < 0.03 < screening.error < screening.allowed < 0.4
+
+
 def test_the_report_counts_files_and_names_what_is_not_listed(tiny_bundle: Callable[..., Path], tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(tiny_bundle("mini"), tmp_path / "copy"))
     (bundle / "notes.txt").write_text("mine")
