@@ -37,13 +37,13 @@ class Part:
 
 def apply(
     model: ir.Model, formats: Mapping[str, Format], accuracy_level: int,
-    activations: ir.DataType = ir.DataType.FLOAT,
+    activations: ir.DataType = ir.DataType.FLOAT, fused: bool = True,
 ) -> dict[str, Part]:
     """Rewrite `model` in place; returns initializer name → part for every initializer that has no data of its own.
 
     `formats` covers every such initializer; more names do no harm, so one plan serves several graphs. Weights of a
     BlockFormat must be (outputs, inputs) matrices that only matrix products and look-ups read; ValueError otherwise.
-    `activations` is the dtype that the graph computes in, FLOAT or FLOAT16.
+    `activations` is the dtype that the graph computes in, FLOAT or FLOAT16. `fused`: whether FusedMatMul may stay.
     """
     parts: dict[str, Part] = {}
     for name, value in list(model.graph.initializers.items()):
@@ -51,18 +51,35 @@ def apply(
             continue
         fmt = formats[name]
         if isinstance(fmt, FloatFormat):
-            parts[name] = _floats(model.graph, value, fmt, activations)
+            parts[name] = _floats(model.graph, value, fmt, activations, fused)
         else:
             parts |= _blocks(model.graph, value, fmt, accuracy_level, activations)
     return parts
 
 
-def _floats(graph: ir.Graph, value: ir.Value, fmt: FloatFormat, activations: ir.DataType) -> Part:
+def _floats(graph: ir.Graph, value: ir.Value, fmt: FloatFormat, activations: ir.DataType, fused: bool) -> Part:
     stored = ir.DataType.FLOAT if fmt.dtype == "float32" else ir.DataType.FLOAT16
-    if stored != activations:
-        _insert_cast(graph, value, activations)
+    shown = value if stored == activations else _insert_cast(graph, value, activations)
     value.dtype = stored
+    if not fused:
+        _multiply_by_columns(shown)
     return Part(str(value.name), "values", stored, _shape(value))
+
+
+def _multiply_by_columns(weight: ir.Value) -> None:
+    """x · weightᵀ as a product with the transposed weight: ONNX Runtime folds that when it loads the graph."""
+    for node, index in list(weight.uses()):
+        if not _is_product(node, index):
+            continue
+        if node.graph is None:
+            raise ValueError(f"node {node.name} belongs to no graph")
+        name = f"{node.name}.columns"
+        columns = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=name, outputs=[ir.Value(name=name)])
+        node.graph.insert_before(node, columns)
+        _replace(node, ir.node(
+            "MatMul", [node.inputs[0], columns.outputs[0]], name=node.name,
+            outputs=[ir.Value(name=node.outputs[0].name)],
+        ))
 
 
 def _blocks(

@@ -28,4 +28,5 @@ PROVIDER = Provider(
     # lengths are whole numbers, which ONNX Runtime computes on the CPU that reads them
     leaves_to_cpu=("Cast", "Gather", "ReduceSum", "Shape", "Sub"),
     memory="webgpu",
+    fused_products=False,
 )
