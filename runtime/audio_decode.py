@@ -73,9 +73,9 @@ def open_waveform(source: AudioSource) -> Iterator[Waveform]:
     if isinstance(source, tuple):
         rate, samples = _check_array(source)
         starts = range(0, len(samples), BLOCK_FRAMES)
-        blocks = (_to_float(samples[start : start + BLOCK_FRAMES]) for start in starts)
+        parts = (_to_float(samples[start : start + BLOCK_FRAMES]) for start in starts)
         what = "audio given as an array"
-        yield Waveform(rate, _mono(blocks, what), what, len(samples))
+        yield Waveform(rate, _mono(parts, what), what, len(samples))
         return
     what = describe(source, "audio")
     with open_source(source, "audio", limit=MAXIMUM_BYTES, file_limit=MAXIMUM_FILE_BYTES) as file:

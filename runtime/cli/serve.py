@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from ..errors import MissingDependency, RequestError
+from ..server.origins import read_listed
 from ..server.settings import PORT, Access, Limits, Loading, Settings
 from .settings import memory_options
 
@@ -37,6 +38,11 @@ Example:
 )
 @click.option("--allow-host", "names", multiple=True, metavar="NAME", help="A name by which clients may address this.")
 @click.option("--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may ask.")
+@click.option(
+    "--allow-media-from", "media_from", multiple=True, metavar="HOST",
+    help="A host whose pictures and recordings clients may name by address (https; http://HOST for http). Addresses of"
+    " this machine and of private networks only where HOST is the number itself.",
+)
 @click.option("--device", default="cpu", show_default=True, help="What computes; 'auto' for what a bundle is made for.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
@@ -98,6 +104,7 @@ def serve(
     api_key_file: Path | None,
     names: tuple[str, ...],
     origins: tuple[str, ...],
+    media_from: tuple[str, ...],
     device: str,
     threads: int | None,
     context: int | None,
@@ -133,6 +140,7 @@ def serve(
         ),
         loading=Loading(device, threads, context, mapped, allow_oversized, kept),
         preload=preload,
+        media_from=tuple(map(read_listed, media_from)),
     )
     _serve(settings, port, as_json=as_json, quiet=quiet)
 
@@ -161,6 +169,7 @@ def _serve(settings: Settings, port: int, *, as_json: bool, quiet: bool) -> None
 
 def _require_extra() -> None:
     try:
+        import httpcore2
         import prometheus_client
         import python_multipart
         import starlette
@@ -169,7 +178,7 @@ def _require_extra() -> None:
         raise MissingDependency(
             f"the server needs the package {error.name!r}: pip install 'edgephi[server]'"
         ) from error
-    del prometheus_client, python_multipart, starlette, uvicorn
+    del httpcore2, prometheus_client, python_multipart, starlette, uvicorn
 
 
 def _named(bundles: Sequence[str]) -> dict[str, Path]:

@@ -29,6 +29,7 @@ from .models import Models, OpenEngine, load_engine
 from .openapi import openapi_route
 from .page import INDEX, PATHS, page_routes
 from .problems import Problem, problem_of
+from .remote import Remote
 from .settings import Settings
 from .writing import new_id
 
@@ -43,14 +44,16 @@ def build(settings: Settings, open_engine: OpenEngine = load_engine) -> Starlett
     """The application. Raises BundleError for a folder that is none; loads no model before it is asked for."""
     metrics = Metrics()
     models = Models.open(settings, metrics, open_engine)
-    endpoints = Endpoints(settings, models, metrics)
+    limits = settings.limits
+    remote = Remote(settings.media_from, limits.body_bytes, limits.fetch_seconds)
+    endpoints = Endpoints(settings, models, metrics, remote)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         models.start(preload=settings.preload)
         yield
         models.stop(at_once=True)
-        models.join(settings.limits.grace_seconds)
+        models.join(limits.grace_seconds)
 
     access = settings.access
     routes = _routes(endpoints)

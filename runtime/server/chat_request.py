@@ -5,6 +5,7 @@ Boundary: names and forms of OpenAI's Chat Completions API; runs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
 from .forms import read_form
+from .origins import Origin
 from .parameters import read_options, read_streaming, read_top_logprobs, refuse_unoffered
 from .thoughts import BUDGETS, SWITCH, read_thinking
 from .tool_fields import Tools, read_tools
@@ -35,12 +37,12 @@ class ChatRequest:
     ignored: tuple[str, ...]
 
 
-def read_chat(fields: Fields, bundle: Bundle) -> ChatRequest:
-    """Raises RequestError naming what cannot be honoured."""
+def read_chat(fields: Fields, bundle: Bundle, media_from: Sequence[Origin] = ()) -> ChatRequest:
+    """`media_from`: hosts whose addresses stand for media. Raises RequestError naming what cannot be honoured."""
     if bundle.template is None:
         raise RequestError(f"model {bundle.name!r} has no chat template: use /v1/completions")
     refuse_unoffered(fields, but=(SWITCH, *BUDGETS))
-    messages = read_messages(fields.items("messages"), bundle)
+    messages = read_messages(fields.items("messages"), bundle, media_from)
     tools = read_tools(fields, flat=False)
     options = read_options(fields, ("max_completion_tokens", "max_tokens"))
     options["logprobs"] = logprobs = fields.flag("logprobs")

@@ -1,8 +1,9 @@
-"""Messages of a request → messages for a session: media become bytes, and nothing names a file or an address.
+"""Messages of a request → messages for a session: media become bytes, and nothing names a file.
 
 Boundary: JSON in, the message form of runtime/messages.py out, which says what is wrong with the rest. Pictures and
-recordings come inside the request alone, as data: URLs or base64: a server that opened paths or fetched addresses for
-its clients would be their way to the files and networks of this machine.
+recordings come inside the request, as data: URLs or base64: a server that opened paths or fetched addresses for its
+clients would be their way to the files and networks of this machine. Addresses of hosts that the operator listed are
+the one exception; they stay as an Address, for remote.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..errors import MediaError, RequestError
 from ..media import data_url_bytes
 from ..messages import Message, prepare, read_calls
 from .bundles import Bundle
+from .origins import Address, Origin, read_address
 
 Kind = Literal["image", "audio"]
 
@@ -31,23 +33,26 @@ _KINDS: dict[object, Kind] = {
     "input_audio": "audio",
 }
 _SOURCES = ("image_url", "input_audio", "audio_url", "image", "audio", "url", "base64")
+_URL = re.compile(r"https?:", re.IGNORECASE)
 _INDEX = re.compile(r"^messages\[(\d+)\]")
 _KEPT = ("name", "tool_call_id", "tools")
 
 
 def read_messages(
-    given: Sequence[object] | None, bundle: Bundle, places: Sequence[str] | None = None
+    given: Sequence[object] | None, bundle: Bundle, media_from: Sequence[Origin] = (),
+    places: Sequence[str] | None = None,
 ) -> tuple[Message, ...]:
     """Checked messages for a session. Raises RequestError naming the message or part that cannot be taken.
 
-    `places`: where each of them stands in the request, if that is not `messages` itself.
+    `media_from`: hosts whose addresses are taken. `places`: where each of the messages stands in the request, if that
+    is not `messages` itself.
     """
     if not given:
         raise RequestError("messages is missing or empty; give at least one message with role and content")
     if len(given) > MAXIMUM_MESSAGES:
         raise RequestError(f"messages holds {len(given)} messages, at most {MAXIMUM_MESSAGES} are allowed")
     named = places or [f"messages[{index}]" for index in range(len(given))]
-    messages = tuple(_message(message, bundle, where) for message, where in zip(given, named, strict=True))
+    messages = tuple(_message(message, bundle, media_from, where) for message, where in zip(given, named, strict=True))
     try:
         prepare(messages, dict.fromkeys(bundle.takes, ""))
     except RequestError as error:
@@ -55,7 +60,7 @@ def read_messages(
     return messages
 
 
-def _message(given: object, bundle: Bundle, where: str) -> Message:
+def _message(given: object, bundle: Bundle, media_from: Sequence[Origin], where: str) -> Message:
     if not isinstance(given, Mapping):
         raise RequestError(f"{where} is not an object with role and content")
     if given.get("function_call") or given.get("role") == "function":
@@ -64,7 +69,9 @@ def _message(given: object, bundle: Bundle, where: str) -> Message:
     if content is None and isinstance(given.get("refusal"), str):
         content = given["refusal"]
     if isinstance(content, list):
-        content = [_part(part, bundle, f"{where}.content[{number}]") for number, part in enumerate(content)]
+        content = [
+            _part(part, bundle, media_from, f"{where}.content[{number}]") for number, part in enumerate(content)
+        ]
     message = {"role": given.get("role"), "content": content}
     # What else clients send back of an answer (reasoning_content, refusal, audio, annotations) is no part of a prompt.
     message |= {key: given[key] for key in _KEPT if given.get(key) is not None}
@@ -75,8 +82,8 @@ def _message(given: object, bundle: Bundle, where: str) -> Message:
     return message
 
 
-def _part(part: object, bundle: Bundle, where: str) -> object:
-    """A part whose medium, if it is one that the bundle takes, is bytes."""
+def _part(part: object, bundle: Bundle, media_from: Sequence[Origin], where: str) -> object:
+    """A part whose medium, if it is one that the bundle takes, is bytes or an Address."""
     if not isinstance(part, Mapping):
         return part
     if part.get("type") == "refusal":
@@ -89,10 +96,12 @@ def _part(part: object, bundle: Bundle, where: str) -> object:
         source = source.get("url", source.get("data"))
     if not isinstance(source, str):
         raise RequestError(f"{where} is of type {part['type']!r} and holds no data: give a data: URL or base64 text")
-    return {"type": kind, kind: _bytes(source, kind, where)}
+    return {"type": kind, kind: _medium(source, kind, where, media_from)}
 
 
-def _bytes(source: str, kind: Kind, where: str) -> bytes:
+def _medium(source: str, kind: Kind, where: str, media_from: Sequence[Origin]) -> bytes | Address:
+    if _URL.match(source):
+        return read_address(source, kind, where, media_from)
     try:
         if source[:5].lower() == "data:":
             return data_url_bytes(source, kind, len(source))
@@ -101,6 +110,6 @@ def _bytes(source: str, kind: Kind, where: str) -> bytes:
         raise MediaError(f"{where}: {error}") from error
     except (binascii.Error, ValueError) as error:
         raise RequestError(
-            f"{where} gives {source[:40]!r}, which is neither a data: URL nor base64; nothing is fetched and no file is"
-            f" opened for a client: send the {kind} itself"
+            f"{where} gives {source[:40]!r}, which is neither a data: URL nor base64; no file is opened for a client:"
+            f" send the {kind} itself"
         ) from error

@@ -30,6 +30,7 @@ from .guard import client_of, holds_key
 from .jobs import M, Task, ask, transcribe
 from .models import Model, Models
 from .problems import problem_of
+from .remote import Remote
 from .responses_answer import ResponsesWriter
 from .responses_request import read_responses
 from .settings import Settings
@@ -50,14 +51,16 @@ class Endpoints:
     settings: Settings
     models: Models
     metrics: metrics.Metrics
+    remote: Remote
 
     async def chat(self, request: Request) -> Response | EventStream:
         """POST /v1/chat/completions."""
         fields = await read_json(request, self.settings.limits)
-        model = self.models.find(fields.text("model"))
+        model = self.models.choose(fields.text("model"), fields.text("adapter"))
         client = _client(request, fields)
-        asked = await asyncio.to_thread(read_chat, fields, model.bundle)
-        task = Task(client, ask(asked.messages, asked.options, model.bundle.adapter))
+        asked = await asyncio.to_thread(read_chat, fields, model.bundle, self.settings.media_from)
+        messages = await until_gone(request.receive, self.remote.fill(asked.messages))
+        task = Task(client, ask(messages, asked.options, model.bundle.adapter))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
         answers = Answers(model.worker, [task])
@@ -67,7 +70,7 @@ class Endpoints:
     async def completions(self, request: Request) -> Response | EventStream:
         """POST /v1/completions."""
         fields = await read_json(request, self.settings.limits)
-        model = self.models.find(fields.text("model"))
+        model = self.models.choose(fields.text("model"), fields.text("adapter"))
         client = _client(request, fields)
         asked = read_completion(fields, model.bundle)
         prompts = await asyncio.to_thread(_raw_ids, model, asked.prompts)
@@ -84,10 +87,11 @@ class Endpoints:
     async def responses(self, request: Request) -> Response | EventStream:
         """POST /v1/responses."""
         fields = await read_json(request, self.settings.limits)
-        model = self.models.find(fields.text("model"))
+        model = self.models.choose(fields.text("model"), fields.text("adapter"))
         client = _client(request, fields)
-        asked = await asyncio.to_thread(read_responses, fields, model.bundle)
-        task = Task(client, ask(asked.messages, asked.options, model.bundle.adapter))
+        asked = await asyncio.to_thread(read_responses, fields, model.bundle, self.settings.media_from)
+        messages = await until_gone(request.receive, self.remote.fill(asked.messages))
+        task = Task(client, ask(messages, asked.options, model.bundle.adapter))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
         answers = Answers(model.worker, [task])

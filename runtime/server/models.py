@@ -83,6 +83,22 @@ class Models:
         text = f"there is no model {name!r:.100}; the models are {known}"
         raise Refused(Problem(404, text, "model_not_found", "model"))
 
+    def choose(self, name: str | None, adapter: str | None) -> Model:
+        """The model of that name, answering with `adapter` where one is named beside it. Raises Refused."""
+        found = self.find(name)
+        if adapter is None or adapter == found.bundle.adapter:
+            return found
+        if found.bundle.adapter is not None:
+            text = f"adapter is {adapter!r:.80}, and model names {found.bundle.adapter!r}: leave out one of them"
+            raise Refused(Problem(400, text, "invalid_value", "adapter"))
+        tuned = [model for model in self.models if model.bundle.adapter and model.worker is found.worker]
+        for model in tuned:
+            if model.bundle.adapter == adapter:
+                return model
+        known = ", ".join(str(model.bundle.adapter) for model in tuned) or "none"
+        text = f"adapter is {adapter!r:.80}, which {found.bundle.name!r} does not have; its adapters: {known}"
+        raise Refused(Problem(404, text, "adapter_not_found", "adapter"))
+
     def start(self, *, preload: bool) -> None:
         """Start every worker."""
         for model in self.bundles:

@@ -17,6 +17,7 @@ from .bundles import Bundle
 from .content import read_messages
 from .fields import Fields
 from .forms import read_form
+from .origins import Origin
 from .parameters import read_options, read_top_logprobs, refuse_unoffered
 from .thoughts import BUDGETS, SWITCH, read_thinking
 from .tool_fields import Tools, read_tools
@@ -53,8 +54,8 @@ class ResponsesRequest:
     ignored: tuple[str, ...]
 
 
-def read_responses(fields: Fields, bundle: Bundle) -> ResponsesRequest:
-    """Raises RequestError naming what cannot be honoured."""
+def read_responses(fields: Fields, bundle: Bundle, media_from: Sequence[Origin] = ()) -> ResponsesRequest:
+    """`media_from`: hosts whose addresses stand for media. Raises RequestError naming what cannot be honoured."""
     if bundle.template is None:
         raise RequestError(f"model {bundle.name!r} has no chat template: use /v1/completions")
     refuse_unoffered(fields, but=(SWITCH, *BUDGETS))
@@ -63,7 +64,7 @@ def read_responses(fields: Fields, bundle: Bundle) -> ResponsesRequest:
     form = fields.inner("text")
     if form is not None:
         form.refuse("verbosity", ("medium",))
-    messages = _messages(fields, bundle)
+    messages = _messages(fields, bundle, media_from)
     tools = read_tools(fields, flat=True)
     options = read_options(fields, ("max_output_tokens",))
     options |= read_form(fields, None if form is None else form.inner("format"))
@@ -81,14 +82,14 @@ def read_responses(fields: Fields, bundle: Bundle) -> ResponsesRequest:
     return ResponsesRequest(messages, tools, options, stream, logprobs, echoed, fields.unread())
 
 
-def _messages(fields: Fields, bundle: Bundle) -> tuple[Message, ...]:
+def _messages(fields: Fields, bundle: Bundle, media_from: Sequence[Origin]) -> tuple[Message, ...]:
     instructions = fields.text("instructions")
     given = _input(fields.raw("input"))
     if instructions is not None:
         given.insert(0, ("instructions", {"role": "system", "content": instructions}))
     if not given:
         raise RequestError("input is empty; give at least one item")
-    return read_messages([message for _, message in given], bundle, [where for where, _ in given])
+    return read_messages([message for _, message in given], bundle, media_from, [where for where, _ in given])
 
 
 def _wants_logprobs(fields: Fields) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError
+from .origins import Origin
 
 if TYPE_CHECKING:
     from ..prefix_cache import PrefixCache
@@ -69,7 +70,7 @@ class Limits:
     `places`: requests that may wait for one model. `loaded`: models in memory at once. `idle_seconds`: how long an
     unused model stays there, None for ever. `ping_seconds`: silence after which a stream says that it is alive.
     `stall_seconds`: how long a client may leave its answer untaken. `grace_seconds`: how long answers may go on once
-    the server is told to end.
+    the server is told to end. `fetch_seconds`: how long all media of a request that are fetched may take.
     """
 
     body_bytes: int = 64 << 20
@@ -81,14 +82,16 @@ class Limits:
     ping_seconds: float = 10.0
     stall_seconds: float = 60.0
     grace_seconds: float = 5.0
+    fetch_seconds: float = 20.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A server: its bundles by name, and everything above."""
+    """A server: its bundles by name, and everything above. `media_from`: hosts that media are fetched from."""
 
     bundles: dict[str, Path]
     access: Access = Access()
     limits: Limits = Limits()
     loading: Loading = Loading()
     preload: bool = False
+    media_from: tuple[Origin, ...] = ()

@@ -1,4 +1,4 @@
-"""Pictures and recordings in conversations: with tools in every turn, and never decoded beyond what the context holds."""
+"""Pictures and recordings in conversations: with tools in every turn, and decoded no further than the context goes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARAMETERS: dict[str, Any] = {
 TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "set_light", "parameters": PARAMETERS, "strict": True}}
 ]
-# What the model would have to write for a call that is none; as a form of the answer it may choose it instead of a call.
+# What is begun as a call and is none; as a form of the answer the model may choose it instead of a call.
 BROKEN = r"functools\[\{\"name\": 7, \"arguments\": \{\}\}\]"
 
 

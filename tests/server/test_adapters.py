@@ -82,6 +82,19 @@ def test_every_way_to_ask_knows_them(tuned: Live, alone: dict[str, str], adapted
     assert made.choices[0].text == raw
 
 
+def test_an_adapter_may_stand_beside_the_model(tuned: Live, alone: dict[str, str]) -> None:
+    for model in (None, "tiny", "tiny:two"):
+        made = tuned.post("/v1/chat/completions", {**ASKED, "model": model, "adapter": "two"}).json()
+        assert made["model"] == "tiny:two" and made["choices"][0]["message"]["content"] == alone["tiny:two"]
+    made = tuned.post("/v1/completions", {"prompt": "x", "model": "tiny", "adapter": "one", "max_tokens": 1}).json()
+    assert made["model"] == "tiny:one"
+    refused = tuned.post("/v1/chat/completions", {**ASKED, "model": "tiny:two", "adapter": "one"})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "adapter"
+    unknown = tuned.post("/v1/chat/completions", {**ASKED, "model": "tiny", "adapter": "three"})
+    assert unknown.status_code == 404 and unknown.json()["error"]["code"] == "adapter_not_found"
+    assert "its adapters: one, two" in unknown.json()["error"]["message"]
+
+
 def test_a_name_that_means_two_models_is_refused(adapted_bundle: Path) -> None:
     settings = Settings({"tiny": adapted_bundle, "tiny:one": adapted_bundle})
     with pytest.raises(RequestError, match="both called 'tiny:one'"):

@@ -20,11 +20,13 @@ from edgephi.runtime.server.app import build
 from edgephi.runtime.server.bundles import Bundle
 from edgephi.runtime.server.chat_request import read_chat
 from edgephi.runtime.server.completion_request import read_completion
+from edgephi.runtime.server.content import _KINDS
 from edgephi.runtime.server.fields import Fields
 from edgephi.runtime.server.page import INDEX, PATHS
 from edgephi.runtime.server.parameters import REFUSED
 from edgephi.runtime.server.responses_request import read_responses
 from edgephi.runtime.server.settings import Loading, Settings
+from edgephi.runtime.server.speech_request import read_speech
 
 from .conftest import Live
 
@@ -50,34 +52,118 @@ def test_every_route_is_described_and_nothing_else(bundle: Path) -> None:
     assert described == routes
 
 
-@pytest.mark.parametrize(
-    ("name", "read", "minimal"),
-    [
-        ("ChatRequest", read_chat, CHAT),
-        ("CompletionRequest", read_completion, {"prompt": "x"}),
-        ("ResponsesRequest", read_responses, {"input": "x"}),
-    ],
-)
+# What is refused whatever it holds is not part of the API.
+NOT_OFFERED = REFUSED.keys() | {
+    "suffix", "previous_response_id", "conversation", "prompt", "background", "truncation", "max_tool_calls",
+    "context_management",
+}
+FLAT_TOOL: dict[str, Any] = {
+    "type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True
+}
+# Requests with everything in them that has members of its own; one cannot ask for two forms, so there are several.
+FULL: list[tuple[str, Callable[[Fields, Bundle], object], list[dict[str, Any]]]] = [
+    ("ChatRequest", read_chat, [
+        {**CHAT, "stream": True, "stream_options": {"include_usage": True}, "tool_choice": {
+            "type": "function", "function": {"name": "f"},
+        }, "tools": [{"type": "function", "function": {key: FLAT_TOOL[key] for key in FLAT_TOOL if key != "type"}}]},
+        {**CHAT, "response_format": {
+            "type": "json_schema", "json_schema": {"name": "n", "description": "d", "schema": {}, "strict": True},
+        }},
+        {**CHAT, "structured_outputs": {"json_object": True}},
+    ]),
+    ("CompletionRequest", read_completion, [
+        {"prompt": "x", "stream": True, "stream_options": {"include_usage": True}},
+        {"prompt": "x", "response_format": {
+            "type": "json_schema", "json_schema": {"name": "n", "description": "d", "schema": {}, "strict": True},
+        }},
+        {"prompt": "x", "structured_outputs": {"regex": "a"}},
+    ]),
+    ("ResponsesRequest", read_responses, [
+        {"input": "x", "tools": [FLAT_TOOL], "tool_choice": {"type": "function", "name": "f"}, "reasoning": {
+            "effort": "none", "summary": "auto", "generate_summary": "auto",
+        }, "text": {"verbosity": "medium", "format": {
+            "type": "json_schema", "name": "n", "description": "d", "schema": {}, "strict": True,
+        }}},
+        {"input": "x", "structured_outputs": {"choice": ["a"]}},
+    ]),
+]
+
+
+def _read_members(fields: Fields, prefix: str = "") -> set[str]:
+    """Every member that was asked for, at any depth, as "text.format.type"; of lists, members of their items."""
+    found = {f"{prefix}{name}" for name in fields._read}
+    for inner in fields._inner:
+        found |= _read_members(inner, re.sub(r"\[[0-9]+\]", "", inner._where) + ".")
+    return found
+
+
+def _described_members(schema: dict[str, Any], prefix: str = "") -> set[str]:
+    """The same of the document; what a schema of the client's own may hold is not told."""
+    if "$ref" in schema:
+        return _described_members(DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]], prefix)
+    found = set[str]()
+    for name, value in schema.get("properties", {}).items():
+        found |= {f"{prefix}{name}"} | _described_members(value, f"{prefix}{name}.")
+    for option in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        found |= _described_members(option, prefix)
+    return found | (_described_members(schema["items"], prefix) if "items" in schema else set())
+
+
+@pytest.mark.parametrize(("name", "read", "requests"), FULL, ids=[name for name, _, _ in FULL])
 def test_members_that_are_read_are_those_that_are_described(
-    bundle: Path, name: str, read: Callable[[Fields, Bundle], object], minimal: dict[str, object]
+    bundle: Path, name: str, read: Callable[[Fields, Bundle], object], requests: list[dict[str, Any]]
 ) -> None:
-    fields = Fields(minimal)
-    fields.raw("model"), fields.raw("user"), fields.raw("safety_identifier")  # by the endpoint
-    read(fields, Bundle.open("tiny", bundle, Loading()))
-    described = DOCUMENT["components"]["schemas"][name]["properties"].keys()
-    # What is refused whatever it holds is not part of the API.
-    refused = REFUSED.keys() | {
-        "suffix", "previous_response_id", "conversation", "prompt", "background", "truncation", "max_tool_calls",
-        "context_management",
+    taken = {"model", "adapter", "user", "safety_identifier"}  # by the endpoint
+    for request in requests:
+        _valid(name, request)
+        fields = Fields(request)
+        read(fields, Bundle.open("tiny", bundle, Loading()))
+        taken |= _read_members(fields)
+        assert set(fields.unread()) <= {"model", "user"}
+    # Messages are read as a whole, by test_what_a_message_may_hold.
+    described = {
+        each for each in _described_members({"$ref": f"#/components/schemas/{name}"})
+        if not each.startswith(("messages.", "input."))
     }
-    assert set(described) - fields._read == set()
-    assert fields._read - set(described) <= refused, fields._read - set(described) - refused
-    _valid(name, minimal)
+    assert described - taken == set()
+    assert taken - described - NOT_OFFERED == set()
+
+
+def test_members_of_a_form_with_a_recording_are_those_that_are_described() -> None:
+    form = {"language": "en", "response_format": "text", "stream": "false", "model": "x", "prompt": "", "other": "1"}
+    assert read_speech(form, b"recording", translate=False).ignored == ("other",)
+    described = _described_members({"$ref": "#/components/schemas/SpeechRequest"})
+    assert described == {"file", *form} - {"prompt", "other"}
+
+
+PARTS = {each["properties"]["type"]["enum"][0]: each for each in DOCUMENT["components"]["schemas"]["Part"]["oneOf"]}
+
+
+def test_what_a_message_may_hold(live: Live) -> None:
+    """Every member and every part that is described is taken, and nothing else stands for a medium there."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "x", "name": "n"}, {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {"role": "assistant", "content": "x", "tool_calls": [call], "reasoning_content": "x"},
+        {"role": "tool", "content": "x", "tool_call_id": "1"}, {"role": "developer", "content": "x"},
+    ]
+    held = {name for message in messages for name in message}
+    assert held == set(DOCUMENT["components"]["schemas"]["Message"]["properties"])
+    response = live.post("/v1/chat/completions", CHAT | {"messages": messages, "tools": [TOOL]})
+    assert response.status_code == 200, response.text
+    for kind in PARTS.keys() - {"text"}:
+        assert kind in _KINDS
+        part = {"type": kind, kind: {"url": "data:image/png;base64,aGk=", "data": "aGk="}}
+        refused = live.post("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": [part]}]})
+        assert f"is of type '{kind}', but this bundle takes text only" in refused.json()["error"]["message"]
 
 
 def test_answers_have_the_shapes_that_are_described(live: Live) -> None:
     made = live.post("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2}).json()
     _valid("Chat", made)
+    measured = DOCUMENT["components"]["schemas"]["Measurements"]["properties"].keys()
+    assert made["edgephi"].keys() <= measured
+    assert measured - made["edgephi"].keys() <= {"malformed_tool_calls", "encoder_devices"}
     _valid("Completion", live.post("/v1/completions", {"prompt": ["a", "b"], "logprobs": 1}).json())
     _valid("Responses", live.post("/v1/responses", {"input": "hello", "max_output_tokens": 3}).json())
     _valid("Models", live.get("/v1/models").json())
