@@ -187,7 +187,9 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
         formats = _in_whole_blocks(formats, shapes)
     parts = {
         part: _point_at_table(
-            rewrite.apply(model, formats, provider.accuracy_level, _activations(provider, stored[part])), tables[0]
+            rewrite.apply(
+                model, formats, provider.accuracy_level, _activations(provider, stored[part]), provider.fused_products
+            ), tables[0]
         )
         for part, model in graphs.items()
     }

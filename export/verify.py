@@ -107,6 +107,10 @@ def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | Non
             feeds, output = _window(graph, manifest, embedded), names.LOGITS
         elif names.ATTENTION_MASK in graph.inputs:
             feeds, output = _feeds(graph, _ids(manifest), manifest, embedded), names.LOGITS
+        elif names.PATCH_MASK in graph.inputs:
+            feeds, output = _filled(graph), names.IMAGE_FEATURES
+        elif names.STEP_MASK in graph.inputs:
+            feeds, output = _filled(graph), names.AUDIO_FEATURES
         elif names.SPATIAL_SHAPES in graph.inputs:
             feeds, output = _strip(graph), names.IMAGE_FEATURES
         elif names.PIXEL_VALUES in graph.inputs:
@@ -190,6 +194,16 @@ def _corner(graph: Graph) -> dict[str, np.ndarray]:
     return {
         names.PIXEL_VALUES: pixels, names.IMAGE_ATTENTION_MASK: mask, names.IMAGE_SIZES: np.array([[side, side]]),
     }
+
+
+def _filled(graph: Graph) -> dict[str, np.ndarray]:
+    """A medium that fills an encoder of fixed shapes: every weight is used, nothing is padding."""
+    random, feeds = np.random.default_rng(0), dict[str, np.ndarray]()
+    for name, tensor in graph.inputs.items():
+        shape = [int(size) for size in tensor.shape]
+        whole = name.endswith("_mask") or tensor.dtype.kind != "f"
+        feeds[name] = np.ones(shape, tensor.dtype) if whole else random.uniform(-1, 1, shape).astype(tensor.dtype)
+    return feeds
 
 
 def _strip(graph: Graph) -> dict[str, np.ndarray]:

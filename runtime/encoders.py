@@ -55,18 +55,27 @@ class LazyGraph:
         return {} if self._graph is None else self._graph.left_to_cpu
 
     def opened(self) -> Graph:
-        """The graph, loaded if need be. Raises BundleError, ProviderUnavailable."""
+        """The graph, loaded if need be; what does not run where it is wanted is logged.
+
+        Raises BundleError, ProviderUnavailable.
+        """
         if self._graph is None:
-            try:
-                self._graph = Graph(self._path, self.provider, self._threads)
-            except ProviderUnavailable as error:
-                if self._instead is None or self._instead == self.provider:
-                    raise
-                self._graph = Graph(self._path, self._instead, self._threads)
-                self.reason = f"{self.provider.name} does not take it: {error}"
-                self.provider = self._instead
-                _LOG.warning("%s runs on %s: %s", self._path.name, self.provider.name, self.reason)
+            self._graph = self._open()
+            if self._graph.left_to_cpu:
+                left = ", ".join(f"{count} {kind}" for kind, count in self._graph.left_to_cpu.items())
+                _LOG.warning("%s: %s leaves to the CPU: %s", self._path.name, self.provider.name, left)
         return self._graph
+
+    def _open(self) -> Graph:
+        try:
+            return Graph(self._path, self.provider, self._threads)
+        except ProviderUnavailable as error:
+            if self._instead is None or self._instead == self.provider:
+                raise
+            self.reason = f"{self.provider.name} does not take it: {error}"
+            self.provider = self._instead
+            _LOG.warning("%s is computed by %s: %s", self._path.name, self.provider.name, self.reason)
+            return Graph(self._path, self.provider, self._threads)
 
     def run(self, feeds: Mapping[str, np.ndarray], output: str, interrupt: Interrupt) -> np.ndarray:
         """One run for one output; loads the graph if need be. Raises BundleError, ProviderUnavailable, Interrupted."""

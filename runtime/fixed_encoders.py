@@ -103,7 +103,7 @@ def _places(valid: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _buckets(line: np.ndarray) -> np.ndarray:
-    """Of each patch of a line, n of which are valid, the bucket of i / n: in float32 and by 1 / n, as it was trained."""
+    """Of each patch of a line, n of which are valid, the bucket of i / n: in float32, by 1 / n, as it was trained."""
     count = len(line)
     fractions = np.arange(count, dtype=np.float32) * (np.float32(1) / np.float32(line.sum()))
     edges = (np.arange(1, count) / count).astype(np.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import prepacked
 from .chat import ChatTemplate
+from .encoder_devices import choose_encoders
 from .errors import RequestError
 from .fit import require_memory
 from .graphs import Interrupt
@@ -33,7 +34,8 @@ TRIAL_PROMPT, TRIAL_ANSWER = 64, 16  # tokens that devices are compared by
 
 
 def load(
-    bundle: str | Path, *, device: str = "cpu", threads: int | None = None, context: int | None = None,
+    bundle: str | Path, *, device: str = "cpu", vision_device: str | None = None, speech_device: str | None = None,
+    threads: int | None = None, context: int | None = None,
     prefix_cache: PrefixCache | str | Path | bool | None = None, mapped: bool = False, allow_oversized: bool = False,
 ) -> Session:
     """Open a bundle folder.
@@ -41,6 +43,8 @@ def load(
     `device` is a name of `edgephi.runtime.providers`; "npu" or "gpu" for one of that kind; or "auto" for the fastest of
     all that are there, found out the first time with a few tokens and remembered. `Session.device` and
     `Session.device_reason` say which one it is and why, `Session.left_to_cpu` what it does not compute itself.
+    `vision_device`, `speech_device`: what encodes pictures and recordings, in the same words; None for the same device,
+    and for the CPU where that one does not take the encoder, which is logged and said in `Session.encoder_devices`.
     `threads`: None for one on each physical core. `context`: the longest conversation in tokens; None for all that
     the model has, where a LongRoPE model computes a conversation again when it outgrows its original length; a number
     for one rotary table from the first token on. Sizes of all files and hashes of all but the weights are checked.
@@ -65,6 +69,7 @@ def load(
     if not (allow_oversized or mapped):  # before devices are compared
         require_memory(manifest, context, available_memory(), mapped=False)
     choice = choose(device, manifest, lambda candidate: _seconds(folder, manifest, candidate, tables))
+    parts = choose_encoders(folder, manifest, choice, {"vision": vision_device, "speech": speech_device})
     provider = choice.provider
     if mapped and not provider.maps_weights:
         raise RequestError(f"device {provider.name!r} maps no weights: load without mapping (--mapped)")
@@ -75,7 +80,7 @@ def load(
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
         text = pool.submit(_open_text, folder, manifest, tables.context)
-        model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared)
+        model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared, parts)
     try:
         tokenizer, reader = text.result()
     except BaseException:

@@ -96,7 +96,7 @@ class Model:
 
     @property
     def encoders(self) -> dict[str, LazyGraph]:
-        """The encoders of the bundle by name."""
+        """The encoders of the bundle by name, loaded or not."""
         parts = ((VISION, self._encoders.image), (SPEECH, self._encoders.speech))
         return {name: encoder.graph for name, encoder in parts if encoder is not None}
 
@@ -120,6 +120,11 @@ class Model:
             self._switch(wanted)
         self._decoder.select_adapter(adapter)
         return prompt.positions(self._encoders, interrupt)
+
+    def encoder_devices(self, prompt: ReadPrompt) -> dict[str, str]:
+        """The devices of the encoders that the media of `prompt` need, by name of the encoder."""
+        needed = {SPEECH if isinstance(slot.inputs, AudioInputs) else VISION for slot in prompt.slots}
+        return {name: graph.provider.name for name, graph in self.encoders.items() if name in needed}
 
     def release_encoders(self) -> None:
         """Give the memory of the encoders and of what they made back; the next medium loads them again."""

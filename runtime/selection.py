@@ -27,7 +27,7 @@ Measure = Callable[[Provider], float]
 
 @dataclass(frozen=True)
 class Choice:
-    """The device and why it is this one, in words for the user. `instead` takes over where it turns out not to serve."""
+    """The device and why it is this one, in words for the user. `instead`: the next where it turns out not to serve."""
 
     provider: Provider
     reason: str
@@ -53,8 +53,10 @@ def judge(provider: Provider, made_for: Provider | None) -> Verdict:
     return Verdict(provider, found, refusal)
 
 
-def choose(device: str, manifest: Manifest, measure: Measure, memory: Path | None = None) -> Choice:
-    """The device for a bundle. `measure` gives seconds, and is called where several could serve.
+def choose(
+    device: str, manifest: Manifest, measure: Measure, memory: Path | None = None, *, part: str = "text"
+) -> Choice:
+    """The device for a `part` of a bundle. `measure` gives seconds, and is called where several could serve.
 
     `memory`: the file where the winner is remembered, by default one in the user's cache folder. Raises
     ProviderUnavailable with the reason and the next step where no device that `device` means can serve.
@@ -77,11 +79,11 @@ def choose(device: str, manifest: Manifest, measure: Measure, memory: Path | Non
         raise ProviderUnavailable(f"no {device} of this machine serves this bundle ({reasons})")
     if len(serving) == 1:
         return Choice(serving[0], "the only device of this machine that serves this bundle")
-    return _fastest(serving, manifest, measure, cached("devices.json") if memory is None else memory)
+    memory = cached("devices.json") if memory is None else memory
+    return _fastest(serving, _key(serving, manifest, part), measure, memory)
 
 
-def _fastest(serving: list[Provider], manifest: Manifest, measure: Measure, memory: Path) -> Choice:
-    key = _key(serving, manifest)
+def _fastest(serving: list[Provider], key: str, measure: Measure, memory: Path) -> Choice:
     times, failures, how = _recall(memory, key), list[str](), "remembered"
     by_name = {provider.name: provider for provider in serving}
     if not times or not times.keys() <= by_name.keys():
@@ -100,10 +102,10 @@ def _fastest(serving: list[Provider], manifest: Manifest, measure: Measure, memo
     return Choice(by_name[best], "; ".join([f"the fastest here ({how}: {shown})", *failures]))
 
 
-def _key(serving: list[Provider], manifest: Manifest) -> str:
-    """The same machine, ONNX Runtime, graphs and candidates have the same winner."""
+def _key(serving: list[Provider], manifest: Manifest, part: str) -> str:
+    """The same machine, ONNX Runtime, graphs and candidates have the same winner for a part."""
     files = sorted(record.sha256 for record in manifest.files.values())
-    facts = (platform.node(), platform.machine(), RUNTIME, [provider.name for provider in serving], files)
+    facts = (platform.node(), platform.machine(), RUNTIME, [provider.name for provider in serving], files, part)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 

@@ -141,7 +141,7 @@ class Session:
             ends = frozenset(self.manifest.tokens.eos)
             yield from generate(self._model.decoder, positions, sampler, limit, ends, interrupt, progress, draft=draft)
 
-        return self._answer(steps, reader, meter)
+        return self._answer(steps, reader, meter, asked)
 
     def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """The whole answer at once; arguments and errors are those of `stream`."""
@@ -238,6 +238,14 @@ class Session:
         """Operators of these graphs that the device leaves to the CPU, with how many of each; empty where none."""
         return self._model.left_to_cpu
 
+    @property
+    def encoder_devices(self) -> dict[str, tuple[str, str]]:
+        """For "vision" and "speech", as far as the bundle has them: the device, and why it is this one.
+
+        A device that was not named is the decoder's until the first medium shows that it does not take the encoder.
+        """
+        return {name: (graph.provider.name, graph.reason) for name, graph in self._model.encoders.items()}
+
     def release_encoders(self) -> None:
         """Give back the memory that pictures and recordings took; the next one loads its encoder again. SessionBusy."""
         with self._work():
@@ -275,7 +283,7 @@ class Session:
             self._busy.release()
 
     def _answer(
-        self, steps: Callable[[Interrupt], Iterator[Step]], reader: AnswerReader, meter: Meter
+        self, steps: Callable[[Interrupt], Iterator[Step]], reader: AnswerReader, meter: Meter, asked: ReadPrompt
     ) -> Generator[Piece, None, None]:
         finish = "cancelled"
         with self._work() as interrupt:
@@ -290,7 +298,8 @@ class Session:
                 pass
             *further, last = reader.flush() or [Part(reader.kind, "")]
             yield from map(_piece, further)
-            usage = meter.usage(self.device, self.threads, reader.thinking_tokens)
+            encoders = self._model.encoder_devices(asked)
+            usage = meter.usage(self.device, self.threads, reader.thinking_tokens, encoders)
             yield replace(_piece(last), finish_reason=finish, usage=usage)
 
     def _require_adapter(self, name: str | None) -> None:

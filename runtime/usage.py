@@ -6,8 +6,8 @@ Boundary: data, and the clock of one answer; nothing here runs a model.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .answer import Kind
@@ -27,7 +27,8 @@ class Usage:
     `recomputed_tokens` were known too and had to be computed again in `recompute_seconds`, because the conversation
     crossed the length up to which a LongRoPE model uses its short rotary table; `decode_rate` leaves that time out.
     `drafted_tokens` of the answer were guessed and cost no step of their own. `thinking_tokens` of it are its thought,
-    without the tags around that.
+    without the tags around that. `encoder_devices`: what encoded its media, by "vision" and "speech"; `device` did the
+    rest.
     `peak_memory` is the largest resident set of the process so far in bytes, mapped files included; 0 where unknown.
     """
 
@@ -44,6 +45,7 @@ class Usage:
     threads: int
     drafted_tokens: int = 0
     thinking_tokens: int = 0
+    encoder_devices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ class Meter:
                 self._later_seconds += seconds - (step.work.seconds if step.work.recomputed else 0.0)
             yield step
 
-    def usage(self, device: str, threads: int, thinking_tokens: int = 0) -> Usage:
+    def usage(
+        self, device: str, threads: int, thinking_tokens: int = 0, encoder_devices: Mapping[str, str] = {}
+    ) -> Usage:
         """The measurements so far, and what was counted elsewhere."""
         first, later = self._first, self._tokens - 1
         return Usage(
@@ -156,4 +160,5 @@ class Meter:
             threads=threads,
             drafted_tokens=self._drafted,
             thinking_tokens=thinking_tokens,
+            encoder_devices=dict(encoder_devices),
         )

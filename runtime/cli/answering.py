@@ -268,7 +268,8 @@ def statistics(finished: Finished) -> str:
     if usage.recomputed_tokens:
         parts.append(f"recomputed {usage.recomputed_tokens} tokens in {usage.recompute_seconds:.1f} s")
     parts.append(f"peak memory {usage.peak_memory / 1e9:.2f} GB")
-    parts.append(f"{usage.device}, {usage.threads} threads, {finished.finish_reason}")
+    encoders = "".join(f", {part} on {device}" for part, device in usage.encoder_devices.items())
+    parts.append(f"{usage.device}{encoders}, {usage.threads} threads, {finished.finish_reason}")
     return " | ".join(parts)
 
 

@@ -18,7 +18,7 @@ import click
 from ..errors import RequestError
 from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, require_form, statistics
 from .form_options import form_options
-from .settings import Settings, memory_options
+from .settings import Settings, encoder_options, memory_options
 
 if TYPE_CHECKING:
     from ..session import Prompt, Session
@@ -76,6 +76,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--device", default="cpu", show_default=True,
     help="What computes: cpu, gpu, npu, a name that `edgephi doctor` knows, or auto for the fastest of them."
 )
+@encoder_options
 @click.option("--ground", "as_boxes", is_flag=True, help="Print where in the picture PROMPT is, as JSON with pixels.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it stands: no chat template; control tokens count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
@@ -91,9 +92,8 @@ def run(
     recordings: tuple[str, ...],
     context: int | None,
     threads: int | None,
-    mapped: bool,
-    allow_oversized: bool,
-    device: str,
+    mapped: bool, allow_oversized: bool,
+    device: str, vision_device: str | None, speech_device: str | None,
     as_boxes: bool,
     raw: bool,
     as_json: bool, stream_json: bool, stats: bool,
@@ -115,7 +115,8 @@ def run(
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
     if as_boxes and (text is None or len(images) != 1 or recordings or system or raw or as_json or stream_json):
         raise click.UsageError("--ground takes PROMPT and one --image, and prints JSON by itself")
-    with loaded(bundle, device, threads, context, mapped, allow_oversized, prefix_cache) as session:
+    encoders = {"vision_device": vision_device, "speech_device": speech_device}
+    with loaded(bundle, device, threads, context, mapped, allow_oversized, prefix_cache, **encoders) as session:
         if text is None:
             from .repl import Repl
 
@@ -147,18 +148,21 @@ def run(
 
 def loaded(
     bundle: Path, device: str, threads: int | None, context: int | None, mapped: bool, allow_oversized: bool,
-    prefix_cache: Path | None = None,
+    prefix_cache: Path | None = None, *, vision_device: str | None = None, speech_device: str | None = None,
 ) -> Session:
     """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
         from ..loading import load
 
         session = load(
-            bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized,
-            prefix_cache=prefix_cache,
+            bundle, device=device, vision_device=vision_device, speech_device=speech_device, threads=threads,
+            context=context, mapped=mapped, allow_oversized=allow_oversized, prefix_cache=prefix_cache,
         )
     if device != session.device:
         note(f"device {session.device}: {session.device_reason}")
+    for part, (chosen, reason) in session.encoder_devices.items():
+        if chosen != session.device:
+            note(f"{part} on {chosen}: {reason}")
     if session.left_to_cpu:
         left = ", ".join(f"{count} {kind}" for kind, count in session.left_to_cpu.items())
         note(f"device {session.device} leaves to the CPU: {left}")

@@ -28,6 +28,15 @@ def memory_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return mapped(oversized(function))
 
 
+def encoder_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `vision_device` and `speech_device` of every verb that takes pictures and recordings."""
+    for part, media in (("speech", "recordings"), ("vision", "pictures")):
+        function = click.option(
+            f"--{part}-device", metavar="NAME", help=f"What encodes {media}. Default: as --device, else the CPU."
+        )(function)
+    return function
+
+
 @dataclass(frozen=True)
 class Settings:
     """Arguments of `Session.stream`, None leaves a choice to the bundle; and whether thoughts are kept from view."""

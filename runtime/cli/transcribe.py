@@ -84,6 +84,7 @@ class Wanted:
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
 @click.option("--device", default="cpu", show_default=True, help="What computes.")
+@click.option("--speech-device", metavar="NAME", help="What encodes recordings. Default: as --device, else the CPU.")
 @click.option("--json", "as_json", is_flag=True, help="The same as -o json: printed, it is an object a line.")
 @click.option("--stats", is_flag=True, help="Say on stderr how long it took.")
 def transcribe(
@@ -101,6 +102,7 @@ def transcribe(
     mapped: bool,
     allow_oversized: bool,
     device: str,
+    speech_device: str | None,
     as_json: bool,
     stats: bool,
 ) -> None:
@@ -117,7 +119,7 @@ def transcribe(
     several = len(recordings) > 1
     wanted = Wanted(chosen, target, language, translate, summarize, seconds, stats, several)
     as_lines = target.stdout and chosen == ("json",)
-    with loaded(bundle, device, threads, None, mapped, allow_oversized) as session:
+    with loaded(bundle, device, threads, None, mapped, allow_oversized, speech_device=speech_device) as session:
         each_file(recordings, lambda recording: _transcribe(session, recording, wanted), as_json=as_lines)
 
 

@@ -1,0 +1,226 @@
+"""Encoders of fixed shapes, and a decoder for each adapter, say what the graphs of free shapes say.
+
+They run on the CPU here, so that only the order of summation differs from the bundle for the CPU; and in the NPU's
+simulator where onnxruntime-qnn is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from PIL import Image
+
+import edgephi
+from edgephi.export.pipeline import export
+from edgephi.export.verify import verify
+from edgephi.runtime.audio import AudioInputs, count_tokens
+from edgephi.runtime.encoders import MODE_SPEECH, MODE_VISION_SPEECH
+from edgephi.runtime.graphs import Graph, Interrupt
+from edgephi.runtime.image import Crop, ImageInputs, prepare_image
+from edgephi.runtime.manifest import read_manifest
+from edgephi.runtime.providers import find
+
+SIDE, PATCH = 56, 14
+# float32 on both sides; 1e-6 was seen.
+APART = 1e-5
+# Both round activations to int8 block by block, what differs in its last bit now and then elsewhere; 2.2 % was seen.
+ROUNDED_APART = 6e-2
+# float16 arithmetic against exact products; 0.3 % was seen of rows, 0.4 % of logits.
+SIMULATED_APART = 1e-2
+needs_simulator = pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None, reason="onnxruntime-qnn, which holds the NPU's simulator, is not installed"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    plain: edgephi.Session
+    fixed: edgephi.Session
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_multimodal: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with crops of 4 × 4 patches, as a picture of published crops has 545 tokens at the least."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "small-crops"
+    shutil.copytree(tiny_multimodal, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= {"image_size": SIDE, "crop_size": SIDE}
+    (folder / "config.json").write_text(json.dumps(config))
+    for shard in folder.glob("model-*.safetensors"):
+        tensors = load_file(shard)
+        for name, tensor in tensors.items():
+            if name.endswith("position_embedding.weight"):
+                tensors[name] = tensor[: (SIDE // PATCH) ** 2].clone()
+        save_file(tensors, shard)
+    return folder
+
+
+def _sessions(checkpoint: Path, folder: Path, precision: str) -> Iterator[Pair]:
+    export(checkpoint, folder / "cpu", precision=precision, threads=1)
+    export(checkpoint, folder / "npu", precision=precision, device="npu", context=1024, threads=1)
+    plain = edgephi.load(folder / "cpu", prefix_cache=False, threads=1)
+    fixed = edgephi.load(folder / "npu", prefix_cache=False, threads=1)
+    yield Pair(plain, fixed, folder / "npu")
+    plain.close()
+    fixed.close()
+
+
+@pytest.fixture(scope="module")
+def pair(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Bundles for the CPU and for an NPU that differ in the form of their graphs alone."""
+    yield from _sessions(checkpoint, tmp_path_factory.mktemp("exact"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def quantized(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    yield from _sessions(checkpoint, tmp_path_factory.mktemp("quantized"), "int8")
+
+
+def _picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng([width, height]).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def _recording(frames: int) -> AudioInputs:
+    features = np.random.default_rng(frames).normal(12, 3, (frames, 80)).astype(np.float32)
+    return AudioInputs(features, count_tokens(frames), 0, str(frames))
+
+
+def _asked(*parts: object) -> list[dict[str, Any]]:
+    kinds = {str: "text", Image.Image: "image", AudioInputs: "audio"}
+    content = [{"type": kinds[type(part)], kinds[type(part)]: part} for part in parts]
+    return [{"role": "user", "content": content}]
+
+
+def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
+    assert found.shape == wanted.shape
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def _image_rows(session: edgephi.Session, image: ImageInputs) -> np.ndarray:
+    encoder = session._model._encoders.image
+    assert encoder is not None
+    return encoder.encode(image, Interrupt())
+
+
+def _speech_rows(session: edgephi.Session, recording: AudioInputs, mode: int) -> np.ndarray:
+    encoder = session._model._encoders.speech
+    assert encoder is not None
+    return encoder.encode(recording, mode, Interrupt())
+
+
+# Crops that are whole, cut at the right, cut at the bottom, and padding alone.
+@pytest.mark.parametrize("size", [(56, 56), (112, 56), (100, 56), (56, 90), (300, 40), (40, 300), (230, 170)], ids=str)
+def test_a_picture_gives_the_same_rows_crop_by_crop(size: tuple[int, int], pair: Pair) -> None:
+    image = prepare_image(_picture(*size), crop=Crop(SIDE, PATCH))
+    rows = _image_rows(pair.fixed, image)
+    assert len(rows) == image.tokens and _apart(rows, _image_rows(pair.plain, image)) < APART
+
+
+# Less than a step, whole and broken steps, a whole window, one frame more, and the filled end of a second window.
+@pytest.mark.parametrize("frames", [1, 8, 101, 3999, 4000, 4001, 6500])
+@pytest.mark.parametrize("mode", [MODE_SPEECH, MODE_VISION_SPEECH])
+def test_a_recording_gives_the_same_rows_window_by_window(frames: int, mode: int, pair: Pair) -> None:
+    recording = _recording(frames)
+    rows = _speech_rows(pair.fixed, recording, mode)
+    assert len(rows) == recording.tokens and _apart(rows, _speech_rows(pair.plain, recording, mode)) < APART
+
+
+def test_every_prompt_gets_the_decoder_of_its_media(pair: Pair) -> None:
+    picture, recording = _picture(100, 56), _recording(101)
+    for parts, decoder in (
+        (("what is it",), "text"), ((picture, "what is it"), "text-vision"), ((recording,), "text-speech"),
+        ((picture, recording, "and now"), "text-vision"), (("what is it",), "text"),
+    ):
+        given = pair.fixed.chat(_asked(*parts), max_tokens=8, temperature=0)
+        assert given.token_ids == pair.plain.chat(_asked(*parts), max_tokens=8, temperature=0).token_ids
+        assert pair.fixed.loaded[0] == decoder
+        assert _apart(pair.fixed.logits(_asked(*parts)), pair.plain.logits(_asked(*parts))) < APART
+
+
+def test_turns_about_a_picture_go_on_behind_what_was_read(pair: Pair) -> None:
+    messages = _asked(_picture(112, 56), "what is it")
+    first = pair.fixed.chat(messages, max_tokens=8, temperature=0)
+    messages += [first.message, *_asked("and why")]
+    second = pair.fixed.chat(messages, max_tokens=8, temperature=0)
+    assert second.usage.cached_tokens >= first.usage.prompt_tokens
+    assert second.token_ids == pair.plain.chat(messages, max_tokens=8, temperature=0).token_ids
+
+
+def test_blocks_are_rounded_alike(quantized: Pair) -> None:
+    image, recording = prepare_image(_picture(100, 56), crop=Crop(SIDE, PATCH)), _recording(900)
+    assert _apart(_image_rows(quantized.fixed, image), _image_rows(quantized.plain, image)) < ROUNDED_APART
+    found, wanted = (_speech_rows(each, recording, MODE_SPEECH) for each in (quantized.fixed, quantized.plain))
+    assert _apart(found, wanted) < ROUNDED_APART
+    for parts in ((_picture(100, 56), "what"), (recording, "what")):
+        assert _apart(quantized.fixed.logits(_asked(*parts)), quantized.plain.logits(_asked(*parts))) < ROUNDED_APART
+
+
+def test_graphs_are_fixed_without_branches_and_share_their_weights(quantized: Pair) -> None:
+    manifest = read_manifest(quantized.folder)
+    decoders = {f"{name}{step}" for name in ("text", "text-vision", "text-speech") for step in ("", "-step")}
+    assert set(manifest.graphs) == {*decoders, "embedding", "vision", "speech"}
+    for name in ("vision", "speech", *decoders):
+        graph = ir.load(quantized.folder / manifest.graphs[name].file).graph
+        for value in [*graph.inputs, *graph.outputs]:
+            assert value.shape is not None and all(isinstance(size, int) for size in value.shape), (name, value.name)
+        assert not {"If", "Scan", "Loop", "NonZero", "Compress", "MultiHeadAttention"} & {
+            node.op_type for node in graph
+        }
+    for name in decoders:
+        adapted = "vision" in name or "speech" in name
+        assert set(manifest.graphs[name].data) == {"text.onnx.data", *(["lora.onnx.data"] if adapted else [])}
+    whole = sum(record.bytes_after for record in manifest.report)
+    stored = sum(record.size for name, record in manifest.files.items() if name.endswith(".data"))
+    tables = 2 * 4 * manifest.text.context_length * manifest.text.head_dim
+    assert stored < 1.2 * whole + tables  # nothing is stored twice
+    assert set(verify(quantized.folder, threads=1).graphs) == set(manifest.graphs)
+
+
+@needs_simulator
+@pytest.mark.parametrize("name", ["vision", "speech"])
+def test_an_encoder_runs_on_the_simulated_npu_whole(name: str, quantized: Pair) -> None:
+    """No operator is refused."""
+    path, simulator = quantized.folder / f"{name}.onnx", find("qnn_simulator")
+    model = ir.load(path)
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+    exact = Graph(path, find("cpu"), 1, model=ir.to_proto(model).SerializeToString())
+    simulated = Graph(path, simulator, 1)
+    session = simulated._session
+    assert session is not None and simulated.left_to_cpu == {}
+    (only,) = session.get_provider_graph_assignment_info()  # one part: nothing crosses over within a run
+    assert only.ep_name == simulator.ort_name
+    random, feeds = np.random.default_rng(0), dict[str, np.ndarray]()
+    for key, tensor in exact.inputs.items():
+        shape = [int(size) for size in tensor.shape]
+        feeds[key] = np.ones(shape, tensor.dtype)
+        if key.endswith("_mask"):
+            feeds[key][:, shape[1] * 3 // 4 :] = 0
+        elif tensor.dtype.kind == "f":
+            feeds[key] = random.normal(0, 1, shape).astype(tensor.dtype)
+    wanted, given = exact.run(feeds), simulated.run(feeds)
+    for key, value in wanted.items():
+        assert _apart(given[key], value) < SIMULATED_APART, key
+
+
+@needs_simulator
+def test_the_simulated_npu_answers_about_media_like_the_cpu(pair: Pair) -> None:
+    with edgephi.load(pair.folder, device="qnn_simulator", prefix_cache=False) as simulated:
+        for parts in ((_picture(100, 56), "what is it"), (_recording(101), "what is it")):
+            wanted = pair.plain.chat(_asked(*parts), max_tokens=4, temperature=0)
+            given = simulated.chat(_asked(*parts), max_tokens=4, temperature=0)
+            assert given.token_ids == wanted.token_ids
+            assert set(given.usage.encoder_devices.values()) == {"qnn_simulator"} and simulated.left_to_cpu == {}
