@@ -60,10 +60,9 @@ class Model:
             path = folder / form.graphs.get(name, manifest.graphs[name]).file
             if prepared is not None and name in (TEXT, TEXT_MEDIA):
                 path = prepacked.prepare(folder, manifest, name, provider, prepared)
-            # graphs of fixed shapes come with a look-up that stays on the CPU, where its table is mapped
-            looked_up = name == EMBEDDING and TEXT_STEP in manifest.graphs
             device = form.provider if name in form.graphs else provider
-            return Graph(path, find_provider("cpu") if looked_up else device, threads)
+            # the look-up stays where its table is mapped: the decoder takes its vectors from the host
+            return Graph(path, find_provider("cpu") if name == EMBEDDING else device, threads)
 
         self._open: Callable[[str], Graph] = open_graph
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
