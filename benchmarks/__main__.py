@@ -14,6 +14,7 @@ from edgephi.runtime.errors import EdgePhiError, RequestError
 from edgephi.runtime.providers.cpu import default_threads
 
 from . import (
+    analysis,
     checkpoints,
     encoder_error,
     export_cost,
@@ -160,6 +161,15 @@ def profile_nodes(bundle: Path, cases: tuple[str, ...], name: str, threads: int 
     overhead = loop_overhead.measure(bundle, threads, PROFILED_PROMPT)
     node_profile.write(bundle.name, threads, profiles, overhead, results, name)
     click.echo(node_profile.table(bundle.name, threads, profiles, overhead))
+
+
+@cli.command("analysis")
+@click.option("--profile", "profiles", multiple=True, default=["profile"], show_default=True, help="Names of profiles.")
+@click.option("--peers", "compared", default="peers", show_default=True, help="Name of a comparison.")
+@results_option
+def write_analysis(profiles: tuple[str, ...], compared: str, results: Path) -> None:
+    """Set profiles of our steps beside the speeds of other runtimes, from the result files of both."""
+    click.echo(analysis.write(results, profiles, compared))
 
 
 @cli.command("installed-size")

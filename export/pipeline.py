@@ -179,7 +179,8 @@ def design(checkpoint: Checkpoint, options: Options, provider: Provider) -> Blue
         weights = [plan.Weight(name, shape, _role(name, graphs, stored)) for name, shape in shapes.items()]
         formats = plan.plan(
             weights, options.precision, options.preset, encoder_precision=options.encoder_precision,
-            adapter_precision=options.adapter_precision, screens=provider.screens_head,
+            adapter_precision=options.adapter_precision, largest_block=provider.largest_block,
+            screens=provider.screens_head,
         )
     except ValueError as error:
         raise ExportError(str(error)) from error

@@ -63,7 +63,7 @@ PEER = Peer(
     environment={},
     variants={
         "balanced": "INT4 in blocks of 64, searched grids, INT8 head",
-        "fast": "INT4 in blocks of 128, searched grids, INT8 head behind an INT4 screen",
+        "fast": "INT4 in blocks of 256, searched grids, INT8 head behind an INT4 screen",
         "fast-mapped": "the same, its weights mapped from a file prepared for this processor",
     },
     convert=_convert,

@@ -55,5 +55,6 @@ PROVIDER = Provider(
     hardware=("CPU",),
     install="install onnxruntime",
     maps_weights=True,
+    largest_block=256,
     screens_head=True,
 )

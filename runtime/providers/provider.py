@@ -88,6 +88,7 @@ class Provider:
     padded_blocks: bool = True
     memory_pattern: bool = True
     maps_weights: bool = False
+    largest_block: int = 128
     screens_head: bool = False
     memory: str | None = None
     widest: int | None = None

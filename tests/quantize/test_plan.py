@@ -15,7 +15,7 @@ def chosen(role: Role, shape: tuple[int, ...], precision: str = "int4", preset: 
     return plan([Weight("w", shape, role)], precision, preset)["w"]
 
 
-@pytest.mark.parametrize(("preset", "size"), [("fast", 128), ("balanced", 64), ("quality", 32)])
+@pytest.mark.parametrize(("preset", "size"), [("fast", 256), ("balanced", 64), ("quality", 32)])
 def test_presets_choose_the_block_of_the_body(preset: str, size: int) -> None:
     assert chosen("linear", (3072, 8192), "int4", preset) == BlockFormat(4, size)
     assert PRESETS[preset] == size
@@ -71,7 +71,7 @@ def test_encoders_and_adapters_may_have_a_precision_of_their_own() -> None:
     def formats(precision: str, **own: str) -> list[Format]:
         return list(plan(weights, precision, "fast", **own).values())
 
-    body = BlockFormat(4, 128)
+    body = BlockFormat(4, 256)
     assert formats("int4") == [body, INT8, LORA]
     assert formats("int4", encoder_precision="fp16", adapter_precision="fp32") == [body, FLOAT16, FLOAT32]
     assert formats("int4", encoder_precision="int4", adapter_precision="int4") == [body, body, body]
@@ -97,6 +97,12 @@ def test_unknown_choices_are_named() -> None:
         plan([], "int4", "best")
 
 
+def test_a_device_may_limit_the_block() -> None:
+    weights = [Weight("w", (3072, 8192), "linear")]
+    found = [plan(weights, "int4", preset, largest_block=128)["w"] for preset in ("fast", "balanced", "quality")]
+    assert found == [BlockFormat(4, 128), BlockFormat(4, 64), BlockFormat(4, 32)]
+
+
 @pytest.mark.parametrize("role", ["head", "tied"])
 @pytest.mark.parametrize(("shape", "candidates"), [((200064, 3072), 256), ((2048, 256), 64), ((1024, 256), 32)])
 def test_a_fast_head_is_screened_where_the_device_takes_it(
@@ -104,8 +110,8 @@ def test_a_fast_head_is_screened_where_the_device_takes_it(
 ) -> None:
     weights = [Weight("w", shape, role), Weight("e", shape, "embedding"), Weight("l", shape, "linear")]
     formats = plan(weights, "int4", "fast", screens=True)
-    body = BlockFormat(4, 128)
-    assert formats == {"w": ScreenedFormat(body, INT8, candidates), "e": INT8, "l": body}
+    screened = ScreenedFormat(BlockFormat(4, 128), INT8, candidates)
+    assert formats == {"w": screened, "e": INT8, "l": BlockFormat(4, 256)}
     assert str(formats["w"]) == "int8-block128+uint4-block128"
     assert plan(weights, "int4", "fast")["w"] == INT8
 
