@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,24 @@ class ArrayFiles:
             return
         with self._lock:
             self._bytes += max(size, _SMALLEST)
+
+    def remove(self, keys: Iterable[bytes] | None) -> None:
+        """Remove `keys`, None for everything; what cannot be removed is a warning."""
+        for path in [path for _, _, path in self._files()] if keys is None else map(self._path, keys):
+            try:
+                size = max(path.stat().st_size, _SMALLEST)
+                path.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._warn(f"{path} cannot be removed ({error.strerror})")
+                continue
+            with self._lock:
+                self._bytes -= size
+
+    def holds(self, key: bytes) -> bool:
+        """Whether there is a file of `key`."""
+        return self._path(key).exists()
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """Count `keys` as used now, the first of them as the youngest; says of none whether it is there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
@@ -83,6 +83,22 @@ class ArrayStore:
         with self._lock:
             self._arrays.clear()
             self._bytes = 0
+
+    def forget(self, keys: Set[bytes] | None) -> None:
+        """Forget `keys`, None for everything, in memory and on disk; they are gone when this returns."""
+        if keys is None:
+            self.clear()
+        else:
+            with self._lock:
+                for key in keys & self._arrays.keys():
+                    self._bytes -= self._arrays.pop(key).nbytes
+        if self._files is not None:
+            self.flush()  # what is still to be written would come back
+            self._files.remove(keys)
+
+    def holds(self, key: bytes) -> bool:
+        """Whether something is kept under `key`."""
+        return key in self._arrays or (self._files is not None and self._files.holds(key))
 
     def flush(self) -> None:
         """Wait until everything is on disk."""

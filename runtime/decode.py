@@ -176,7 +176,12 @@ class Decoder:
         self._cache.restore(snapshot)
 
     def clear(self) -> None:
-        """Forget the current sequence and give its memory back."""
+        """Forget the current sequence and what the prefix cache keeps of this one and others before, on disk too.
+
+        Its memory is given back.
+        """
+        if self._prefixes is not None:
+            self._prefixes.forget(self._cache)
         self._cache.clear()
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ from .user_files import cached
 BLOCK = 64  # positions: less is computed again as fast as it is found
 MEMORY_BYTES = 1 << 30  # 4,096 positions of Phi-4-mini
 DISK_BYTES = 4 << 30
+_MANY = 4096  # keys
 ROWS_BYTES = 256 << 20  # a picture of 36 crops takes about 110 MB at a width of 3072
 
 
@@ -59,6 +60,11 @@ class PrefixCache:
         self.rows = ArrayStore(ROWS_BYTES, files)
         self._lock = threading.Lock()
         self._users: weakref.WeakSet[Prefixes] = weakref.WeakSet()
+
+    def clear(self) -> None:
+        """Forget everything: of all sessions and bundles, in memory and, where there is a folder, on disk."""
+        for store in (self.blocks, self.rows):
+            store.forget(None)
 
     def shared(self, user: Prefixes) -> bool:
         """Whether somebody else could use what `user` keeps."""
@@ -90,19 +96,35 @@ class Prefixes:
         self._cache = cache
         files = sorted((name, file.sha256) for name, file in manifest.files.items())
         self.bundle = hashlib.sha256(repr((RUNTIME, device, files)).encode()).digest()
+        self._used = set[bytes]()  # keys of what was kept or found here
+        self._many = _MANY
         cache.join(self)
 
     def rows(self, content: str) -> np.ndarray | None:
         """What an encoder made of a medium, float (tokens, hidden), read-only."""
-        return self._cache.rows.get(self._rows_key(content))
+        key = self._rows_key(content)
+        self._use([key])
+        return self._cache.rows.get(key)
 
     def keep_rows(self, content: str, rows: np.ndarray) -> None:
         """Keep what an encoder made."""
-        self._cache.rows.put(self._rows_key(content), lambda: np.ascontiguousarray(rows))
+        key = self._rows_key(content)
+        self._use([key])
+        self._cache.rows.put(key, lambda: np.ascontiguousarray(rows))
 
     def forget_rows(self) -> None:
         """Give the memory of encoded media back."""
         self._cache.rows.clear()
+
+    def forget(self, live: KeyValueCache) -> None:
+        """Forget what was kept or found for this bundle's user, the sequence in `live` and media included.
+
+        What others keep of the same beginnings is gone, too: it says the same.
+        """
+        keys = self._used | set(self._keys(live, live.positions))
+        for store in (self._cache.blocks, self._cache.rows):
+            store.forget(keys)
+        self._used.clear()
 
     def save(self, live: KeyValueCache, shared: int) -> None:
         """Keep the sequence in `live`, of which only the first `shared` positions stay."""
@@ -135,7 +157,9 @@ class Prefixes:
             if live.kept >= index * BLOCK:
                 live.kept = stop
         if len(live) >= (first + 1) * BLOCK:
-            self._cache.blocks.touch(keys[: len(live) // BLOCK])
+            found = keys[: len(live) // BLOCK]
+            self._use(found)
+            self._cache.blocks.touch(found)
 
     def close(self) -> None:
         """Wait until what was kept is on disk."""
@@ -145,6 +169,7 @@ class Prefixes:
         if not self._cache.blocks.keeps:
             return
         keys = list(self._keys(live, live.positions))
+        self._use(keys)
         for index in reversed(range(live.kept // BLOCK, len(keys))):
             self._cache.blocks.put(keys[index], partial(live.copy, index * BLOCK, (index + 1) * BLOCK))
         # A block is of use only with those before it, so these are to go last.
@@ -157,6 +182,15 @@ class Prefixes:
         for end in range(BLOCK, len(sequence) + 1, BLOCK):
             key = hashlib.sha256(key + identity(sequence[end - BLOCK : end])).digest()
             yield key
+
+    def _use(self, keys: Sequence[bytes]) -> None:
+        """Remember `keys`; those of what is gone by itself are let go from time to time."""
+        self._used.update(keys)
+        if len(self._used) > self._many:
+            stores = (self._cache.blocks, self._cache.rows)
+            self._used = {key for key in self._used if any(store.holds(key) for store in stores)}
+            self._used.update(keys)  # to be kept in a moment
+            self._many = max(_MANY, 2 * len(self._used))
 
     def _rows_key(self, content: str) -> bytes:
         return hashlib.sha256(self.bundle + b"rows" + content.encode()).digest()

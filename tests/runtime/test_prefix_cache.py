@@ -146,6 +146,57 @@ def test_the_last_user_takes_memory_along_and_a_later_process_finds_the_disk(
         assert longer.usage.cached_tokens == 339
 
 
+@pytest.mark.parametrize("disk", [False, True])
+def test_clearing_forgets_what_a_session_read_in_every_place(folder: Path, tmp_path: Path, disk: bool) -> None:
+    """Its conversations of now and before; what only others read stays."""
+    cache, prompts = PrefixCache(folder=tmp_path if disk else None), [_ids(seed, 200) for seed in range(20, 23)]
+
+    def kept() -> int:
+        return len(list(tmp_path.glob(f"*{SUFFIX}"))) if disk else cache.blocks.size
+
+    with edgephi.load(folder, threads=1, prefix_cache=cache) as phi:
+        with edgephi.load(folder, threads=1, prefix_cache=cache) as other:
+            for prompt in prompts[:2]:
+                phi.generate(prompt, max_tokens=2)
+            other.generate(prompts[2], max_tokens=2)
+            cache.blocks.flush()
+            assert kept()
+            phi.clear()
+            for prompt in prompts[:2]:
+                assert other.generate(prompt, max_tokens=1).usage.cached_tokens == 0
+            other.generate(prompts[0], max_tokens=1)
+            assert other.generate(prompts[2], max_tokens=1).usage.cached_tokens == 192
+            cache.clear()
+            assert not kept() and not cache.blocks.size
+            assert phi.generate(prompts[1], max_tokens=1).usage.cached_tokens == 0
+
+
+def test_clearing_forgets_what_an_earlier_process_left_and_this_one_found(folder: Path, tmp_path: Path) -> None:
+    one, two = _ids(23, 200), _ids(24, 200)
+    with edgephi.load(folder, threads=1, prefix_cache=PrefixCache(folder=tmp_path)) as phi:
+        phi.generate(one, max_tokens=1)
+        phi.generate(two, max_tokens=1)
+    with edgephi.load(folder, threads=1, prefix_cache=PrefixCache(folder=tmp_path)) as phi:
+        assert phi.generate(one, max_tokens=1).usage.cached_tokens == 192
+        phi.clear()
+        assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 3  # of the other one, which was not read here
+        assert phi.generate(one, max_tokens=1).usage.cached_tokens == 0
+
+
+def test_only_keys_of_what_is_there_are_remembered(
+    make: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix_cache, "_MANY", 8)
+    decoder, go = make(PrefixCache(memory_bytes=0)), Interrupt()
+    kept = make(PrefixCache())
+    for seed in range(30, 40):
+        decoder.advance(_ids(seed, 150), go)
+        kept.advance(_ids(seed, 150), go)
+    prefixes = [each._prefixes for each in (decoder, kept)]
+    assert prefixes[0] is not None and prefixes[1] is not None
+    assert len(prefixes[0]._used) <= 10 and len(prefixes[1]._used) == 18
+
+
 def test_damaged_files_cost_a_warning_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     prompt = _ids(6, 300)
     with edgephi.load(folder, threads=2, prefix_cache=PrefixCache(folder=tmp_path)) as phi:
