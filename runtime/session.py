@@ -207,7 +207,11 @@ class Session:
             interrupt.request()
 
     def clear(self) -> None:
-        """Forget what is cached of the conversation and give its memory back. Raises SessionBusy."""
+        """Forget what was read: what is cached of this conversation and of those before it, what the prefix cache
+        keeps of them in memory and on disk, and encoded media. `PrefixCache.clear` forgets that of all sessions.
+
+        Gives memory back. Raises SessionBusy.
+        """
         with self._work():
             self._model.decoder.clear()
 
