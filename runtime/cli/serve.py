@@ -16,7 +16,7 @@ import click
 from ..errors import MissingDependency, RequestError
 from ..server.origins import read_listed
 from ..server.settings import PORT, Access, Limits, Loading, Settings
-from .settings import memory_options
+from .settings import encoder_options, memory_options
 
 KEY_VARIABLE = "EDGEPHI_API_KEY"
 MIB = 1 << 20
@@ -44,6 +44,7 @@ Example:
     " this machine and of private networks only where HOST is the number itself.",
 )
 @click.option("--device", default="cpu", show_default=True, help="What computes; 'auto' for what a bundle is made for.")
+@encoder_options
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
@@ -105,11 +106,10 @@ def serve(
     names: tuple[str, ...],
     origins: tuple[str, ...],
     media_from: tuple[str, ...],
-    device: str,
+    device: str, vision_device: str | None, speech_device: str | None,
     threads: int | None,
     context: int | None,
-    mapped: bool,
-    allow_oversized: bool,
+    mapped: bool, allow_oversized: bool,
     preload: bool,
     keep_alive: float,
     max_loaded: int,
@@ -138,7 +138,7 @@ def serve(
             loaded=max_loaded,
             idle_seconds=None if keep_alive < 0 else keep_alive,
         ),
-        loading=Loading(device, threads, context, mapped, allow_oversized, kept),
+        loading=Loading(device, threads, context, mapped, allow_oversized, kept, vision_device, speech_device),
         preload=preload,
         media_from=tuple(map(read_listed, media_from)),
     )

@@ -68,6 +68,12 @@ class Models:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise RequestError(f"a bundle and an adapter of another one are both called {twice!r}: name one otherwise")
+        loading = settings.loading
+        for kind, part, device in (
+            ("image", "vision", loading.vision_device), ("audio", "speech", loading.speech_device),
+        ):
+            if device is not None and not any(kind in model.bundle.takes for model in models):
+                raise RequestError(f"none of the bundles takes {kind}: leave out --{part}-device")
         return cls(tuple(models))
 
     def find(self, name: str | None) -> Model:
@@ -123,6 +129,8 @@ def load_engine(bundle: Bundle) -> Engine:
     return load(
         bundle.folder, device=loading.device, threads=loading.threads, context=loading.context, mapped=loading.mapped,
         allow_oversized=loading.allow_oversized, prefix_cache=loading.prefix_cache,
+        vision_device=loading.vision_device if "image" in bundle.takes else None,
+        speech_device=loading.speech_device if "audio" in bundle.takes else None,
     )
 
 

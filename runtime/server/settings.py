@@ -22,7 +22,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Loading:
-    """How bundles are loaded: the keyword arguments of `edgephi.load`."""
+    """How bundles are loaded: the keyword arguments of `edgephi.load`, for those that take such media."""
 
     device: str = "cpu"
     threads: int | None = None
@@ -30,6 +30,8 @@ class Loading:
     mapped: bool = False
     allow_oversized: bool = False
     prefix_cache: PrefixCache | None = field(default=None, repr=False)  # changes no answer
+    vision_device: str | None = None
+    speech_device: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+import edgephi
 from edgephi import BundleError
 from edgephi.runtime.server.bundles import Bundle
 from edgephi.runtime.server.jobs import Engine
@@ -162,6 +163,17 @@ def test_models_are_told_apart_by_name(bundle: Path, tiny_bundle: Callable[..., 
         assert entry["context_length"] == 16384
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("nobody")
+
+
+def test_devices_of_encoders_are_for_bundles_that_have_them(
+    bundle: Path, tiny_multimodal_bundle: Callable[..., Path]
+) -> None:
+    loading = Loading(threads=1, vision_device="cpu", speech_device="cpu")
+    for folder, encoders in ((bundle, set()), (tiny_multimodal_bundle(), {"vision", "speech"})):
+        session = load_engine(Bundle.open("tiny", folder, loading))
+        assert isinstance(session, edgephi.Session) and session.encoder_devices.keys() == encoders
+        assert {reason for _, reason in session.encoder_devices.values()} <= {"asked for"}
+        session.close()
 
 
 def test_two_models_share_one_seat(bundle: Path) -> None:

@@ -129,6 +129,13 @@ def test_a_key_file_without_keys_is_refused(
     assert code == 1 and "no API key" in errors
 
 
+def test_a_device_for_encoders_that_no_bundle_has_is_refused(
+    bundle: Path, refusal: Callable[..., tuple[int, str]]
+) -> None:
+    code, errors = refusal(bundle, "--speech-device", "cpu")
+    assert code == 1 and "leave out --speech-device" in errors and errors.count("\n") == 1
+
+
 def test_help_names_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
