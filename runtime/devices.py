@@ -9,6 +9,7 @@ import importlib
 import os
 from typing import Any
 
+from . import windows_ml
 from .engine import ENGINE_ERRORS, FATAL, WARNING, first_line, ort, takes_compiled
 from .errors import ProviderUnavailable
 from .providers.provider import Plugin, Provider
@@ -31,7 +32,7 @@ def devices(provider: Provider) -> list[Any]:
     """ONNX Runtime's handles of what a provider drives here; none for a provider inside ONNX Runtime itself."""
     if provider.plugin is not None:
         _register(provider, provider.plugin)
-        found = [item for item in ort.get_ep_devices() if item.ep_name == provider.ort_name]
+        found = [item for item in ort.get_ep_devices() if provider.is_called(item.ep_name)]
         fitting = [item for item in found if item.device.type.name in provider.hardware]
         if not fitting:
             kinds = sorted({item.device.type.name for item in found})
@@ -66,15 +67,10 @@ def takes(provider: Provider, compatibility: str) -> bool:
 
 def _register(provider: Provider, plugin: Plugin) -> None:
     """Let ONNX Runtime load the library of a plugin, once a process."""
-    if provider.ort_name in ort.get_available_providers():
+    if any(map(provider.is_called, ort.get_available_providers())):
         return
     try:
-        library = importlib.import_module(plugin.package).get_library_path()
-    except ImportError as error:
-        raise ProviderUnavailable(
-            f"device {provider.name!r} needs the package {plugin.distribution}, which is not installed: "
-            f"{provider.install}"
-        ) from error
+        name, library = _library(provider, plugin)
     except (OSError, RuntimeError) as error:
         raise ProviderUnavailable(_missing_library(provider, plugin, first_line(error))) from error
     if not os.path.isfile(library):
@@ -82,11 +78,27 @@ def _register(provider: Provider, plugin: Plugin) -> None:
     os.environ.update(plugin.environment)
     ort.set_default_logger_severity(FATAL)
     try:
-        ort.register_execution_provider_library(provider.ort_name, library)
+        ort.register_execution_provider_library(name, library)
     except ENGINE_ERRORS as error:
         raise ProviderUnavailable(_missing_library(provider, plugin, first_line(error))) from error
     finally:
         ort.set_default_logger_severity(WARNING)
+
+
+def _library(provider: Provider, plugin: Plugin) -> tuple[str, str]:
+    """The name to register a plugin by and its library: from its package, else from Windows ML."""
+    if plugin.package != windows_ml.PACKAGE:
+        try:
+            return provider.ort_name, str(importlib.import_module(plugin.package).get_library_path())
+        except ImportError:
+            pass  # not installed
+    delivered = windows_ml.find(provider.engines) if plugin.in_catalog else None
+    if delivered is None:
+        raise ProviderUnavailable(
+            f"device {provider.name!r} needs the package {plugin.distribution}, which is not installed: "
+            f"{provider.install}"
+        )
+    return delivered.name, delivered.library
 
 
 def _missing_library(provider: Provider, plugin: Plugin, reason: str) -> str:

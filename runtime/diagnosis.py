@@ -24,7 +24,7 @@ BYTES_PER_PARAMETER = 0.78
 CONVERSATION = 1 << 30  # keys and values of 8192 tokens of Phi-4-mini, and as a margin
 LIBRARIES = (
     "edgephi", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-qnn", "onnxruntime-ep-openvino",
-    "onnxruntime-ep-webgpu", "numpy", "tokenizers", "onnx-ir",
+    "onnxruntime-ep-webgpu", "onnxruntime-windowsml", "windowsml", "numpy", "tokenizers", "onnx-ir",
 )
 
 

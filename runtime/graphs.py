@@ -279,7 +279,7 @@ def _check_placement(session: ort.InferenceSession, provider: Provider, path: Pa
     """Every node must have gone to the device that was asked for, but for what it is known to leave to the CPU."""
     elsewhere = Counter(
         (node.op_type, part.ep_name) for part in session.get_provider_graph_assignment_info()
-        if part.ep_name != provider.ort_name for node in part.get_nodes()
+        if not provider.is_called(part.ep_name) for node in part.get_nodes()
     )
     refused = sorted(f"{kind} on {where}" for kind, where in elsewhere if kind not in provider.leaves_to_cpu)
     if refused:

@@ -17,7 +17,7 @@ PROVIDER = replace(
     ort_name="OpenVINOExecutionProvider",
     hardware=("NPU",),
     install="pip install onnxruntime-ep-openvino, on an Intel Core Ultra machine with its NPU driver",
-    plugin=Plugin("onnxruntime_ep_openvino", "onnxruntime-ep-openvino"),
+    plugin=Plugin("onnxruntime_ep_openvino", "onnxruntime-ep-openvino", in_catalog=True),
     options=(),
     leaves_to_cpu=("GroupQueryAttention",),
     generations=(),

@@ -16,13 +16,15 @@ Kind = Literal["cpu", "gpu", "npu", "simulator"]
 class Plugin:
     """A provider that comes as a library of its own: `package` is the Python module whose `get_library_path()` names
     it, `distribution` what pip installs. `environment`: variables that the library reads when it is loaded. `compiler`:
-    the module and its attribute that tell the version of the compiler inside, as "2.51.0".
+    the module and its attribute that tell the version of the compiler inside, as "2.51.0". `in_catalog`: whether
+    Windows ML delivers it, too, see windows_ml.py.
     """
 
     package: str
     distribution: str
     environment: tuple[tuple[str, str], ...] = ()
     compiler: tuple[str, str] | None = None
+    in_catalog: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,12 @@ class Provider:
     `plugin`: None for a provider inside ONNX Runtime itself. `install`: the next step where it is missing. `options`:
     of the provider. `leaves_to_cpu`: operators that it is known to leave to the CPU, which is reported; any other that
     it leaves is an error. `padded_blocks`: whether the last block of a row may be padded.
-    `memory_pattern`: whether ONNX Runtime may plan its memory ahead. `screens_head`: whether its graphs may find logits
-    in two stages, see quantize/screening.py.
+    `memory_pattern`: whether ONNX Runtime may plan its memory ahead. `largest_block`: of weights in blocks.
+    `screens_head`: whether its graphs may find logits in two stages, see quantize/screening.py.
     `maps_weights`: whether it can use weights that prepacked.py wrote to a file. `memory`: what ONNX Runtime calls the
     device's own memory, where keys and values stay; None where it computes in the host's. `widest`: the most positions
     of a step that its kernels compute rightly, None where there is no such limit. `fused_products`: whether it has the
-    operator FusedMatMul.
+    operator FusedMatMul. `stand_ins`: names of other providers that serve alike where `ort_name` is not there.
 
     `generations`: those that graphs can be compiled for ahead of time. `generation`: the one that this record stands
     for, None where the device itself is asked. `compiles_on`: types of hardware that the compiler runs on, and
@@ -93,6 +95,7 @@ class Provider:
     memory: str | None = None
     widest: int | None = None
     fused_products: bool = True
+    stand_ins: tuple[str, ...] = ()
     generations: tuple[Generation, ...] = ()
     generation: Generation | None = None
     compiles_on: tuple[str, ...] = ()
@@ -114,6 +117,15 @@ class Provider:
     def fixed_shapes(self) -> bool:
         """Whether its graphs have fixed shapes alone, without branches."""
         return self.window is not None
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """What ONNX Runtime may call the provider that serves."""
+        return (self.ort_name, *self.stand_ins)
+
+    def is_called(self, engine: str) -> bool:
+        """Whether this is one of `engines`, which ONNX Runtime and Windows ML spell in different cases."""
+        return engine.casefold() in {name.casefold() for name in self.engines}
 
     def refusal(self, made_for: Provider) -> str | None:
         """Why graphs that were made for another device cannot run here, None where they can."""

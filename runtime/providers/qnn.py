@@ -45,7 +45,8 @@ PROVIDER = Provider(
     window=64,
     padded_blocks=False,
     plugin=Plugin(
-        "onnxruntime_qnn", "onnxruntime-qnn", compiler=("onnxruntime_qnn.build_and_package_info", "qnn_version")
+        "onnxruntime_qnn", "onnxruntime-qnn", compiler=("onnxruntime_qnn.build_and_package_info", "qnn_version"),
+        in_catalog=True,
     ),
     options=(
         ("backend_type", "htp"),

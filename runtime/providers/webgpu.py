@@ -23,7 +23,8 @@ PROVIDER = Provider(
     install="pip install onnxruntime-ep-webgpu, and a graphics driver with Vulkan, Metal or Direct3D 12",
     # the variable lets a machine without a GPU offer its CPU besides, which the record webgpu_software takes
     plugin=Plugin(
-        "onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu", (("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1"),)
+        "onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu", (("ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER", "1"),),
+        in_catalog=True,
     ),
     # lengths are whole numbers, which ONNX Runtime computes on the CPU that reads them
     leaves_to_cpu=("Cast", "Gather", "ReduceSum", "Shape", "Sub"),

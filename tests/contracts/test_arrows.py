@@ -60,7 +60,8 @@ INSIDE = {
     "runtime.array_store": ("runtime.array_files",),
     "runtime.draft": (),
     "runtime.engine": (),
-    "runtime.devices": ("runtime.engine", "runtime.errors", "runtime.providers"),
+    "runtime.devices": ("runtime.engine", "runtime.errors", "runtime.providers", "runtime.windows_ml"),
+    "runtime.windows_ml": ("runtime.errors",),
     "runtime.graphs": (
         "runtime.devices", "runtime.engine", "runtime.errors", "runtime.manifest", "runtime.providers",
     ),

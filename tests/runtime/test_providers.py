@@ -23,7 +23,7 @@ def test_every_file_is_a_device_of_its_name(name: str) -> None:
 
 def test_a_device_that_no_file_has_is_named_with_those_that_are() -> None:
     for name in ("abacus", "provider", "", "../cpu"):
-        with pytest.raises(ProviderUnavailable, match=r"is not known; .* cpu, .*webgpu: choose one"):
+        with pytest.raises(ProviderUnavailable, match=r"is not known; .* cpu, .*windowsml: choose one"):
             providers.find(name)
 
 
