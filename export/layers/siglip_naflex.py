@@ -74,9 +74,9 @@ def _encoded(
     width = shape.block.hidden
     patches = graph.apply("Squeeze", (pixels, [0]), f"{PREFIX}.patches")
     kernel = graph.weight(f"{PREFIX}.patch_embedding.weight", (width, shape.patch_values))
-    bias = graph.weight(f"{PREFIX}.patch_embedding.bias", (width,))
+    shift = graph.weight(f"{PREFIX}.patch_embedding.bias", (width,))
     # Gemm is not taken for a product to be quantized: what pixels lose here, no later layer gives back
-    embedded = graph.apply("Gemm", (patches, kernel, bias), f"{PREFIX}.patch_embedding", transB=1)
+    embedded = graph.apply("Gemm", (patches, kernel, shift), f"{PREFIX}.patch_embedding", transB=1)
     placed = graph.apply("Add", (embedded, positions), f"{PREFIX}.embedded")
     x = graph.apply("Unsqueeze", (placed, [0]), f"{PREFIX}.sequence")
     for layer in range(shape.layers):
