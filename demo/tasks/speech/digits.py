@@ -7,16 +7,16 @@ from ..source import Source
 from .voices import heard
 
 NAME = "digits"
-RANGE = "1 to 6 spoken digits, written as one number"
+RANGE = "2 to 6 spoken digits, written as one number"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUESTIONS = ("Which digits do you hear?", "Write down the digits.", "Write the number.")
 
 
 def make(source: Source) -> Example:
     """`seven four two` → `742`."""
-    digits = [source.below(10) for _ in range(source.between(1, 6))]
-    text = "".join(map(str, digits))
-    while not source.allowed(f"digits {text}"):  # short ones are few, and speech is costly to make
-        digits.append(source.below(10))
+    while True:
+        digits = [source.below(10) for _ in range(source.between(2, 6))]
         text = "".join(map(str, digits))
+        if source.allowed(f"digits {text}"):
+            break
     return heard(NAME, source, [WORDS[digit] for digit in digits], source.pick(QUESTIONS), text, f"digits {text}")

@@ -27,6 +27,9 @@ _PATTERNS = (
     "the {animal} sees the {color} {place}",
     "{name} gives the {animal} {number} {food}",
     "where is the {color} {animal}",
+)
+# Questions about pictures are too few to hold any out: all are trained, none is scored.
+_QUESTION_PATTERNS = (
     "how many {shape}s are there",
     "what color is the {shape}",
     "what does it say",
@@ -36,7 +39,7 @@ _PATTERNS = (
 WORDS = tuple(sorted({
     *NAMES, *ANIMALS, *FOODS, *PLACES, *COLORS, *SHAPES, *(f"{shape}s" for shape in SHAPES), *BARS, *NUMBERS,
     "highest", "lowest",
-    *(word for pattern in _PATTERNS for word in pattern.split() if "{" not in word),
+    *(word for pattern in (*_PATTERNS, *_QUESTION_PATTERNS) for word in pattern.split() if "{" not in word),
 }))  # fmt: skip
 _QUESTIONS = ("Transcribe the audio clip into text.", "Write down what is said.", "What is said?")
 
@@ -44,14 +47,15 @@ _QUESTIONS = ("Transcribe the audio clip into text.", "Write down what is said."
 def make(source: Source) -> Example:
     """`anna has two apples` → the same in writing."""
     while True:
-        text = _sentence(source)
-        if source.allowed(f"said {text}") or text == "what does it say":
+        asking = not source.held_out and source.chance(0.4)
+        text = _sentence(source, source.pick(_QUESTION_PATTERNS if asking else _PATTERNS))
+        if asking or source.allowed(f"said {text}"):
             return heard(NAME, source, text.split(), source.pick(_QUESTIONS), text, f"said {text}")
 
 
-def _sentence(source: Source) -> str:
+def _sentence(source: Source, pattern: str) -> str:
     name, other = source.several(NAMES, 2)
-    return source.pick(_PATTERNS).format(
+    return pattern.format(
         name=name, other=other, animal=source.pick(ANIMALS), food=source.pick(FOODS), place=source.pick(PLACES),
         color=source.pick(COLORS), number=source.pick(NUMBERS), shape=source.pick(SHAPES), bar=source.pick(BARS),
         which=source.pick(("highest", "lowest")),
