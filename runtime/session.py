@@ -125,7 +125,7 @@ class Session:
             think = thinks_always(self.manifest.thinking)
         ids = asked.ids + opening(self._tokenizer, asked.ids, think, self.manifest.thinking)
         asked = replace(asked, ids=ids)
-        self._require_adapter(adapter)
+        self.require_adapter(adapter)
         limit = choose_limit(max_tokens, len(ids), self.context)
         reader = AnswerReader(self._tokenizer, (stop,) if isinstance(stop, str) else stop, ids, tools=bool(tools))
         inner = None if built is None else self._constraints.begin(built, ids)
@@ -155,22 +155,23 @@ class Session:
 
     def transcribe(
         self, source: AudioSource, *, language: str | None = None, translate: str | None = None,
-        summarize: bool = False, chunk_seconds: float = CHUNK_SECONDS,
+        summarize: bool = False, chunk_seconds: float = CHUNK_SECONDS, adapter: str | None = None,
     ) -> Transcript:  # fmt: skip
         """What is said in a recording of any length: a path, bytes, file, data: URL, or samples and their rate.
 
         `language`: what is spoken, None to leave that to the model. `translate`: the language to write it in. Both are
         codes or English names. `summarize` adds a summary. `chunk_seconds`: the longest segment, 5 to 40 s; segments
-        end in pauses. Raises what `stream` raises, and MediaError.
+        end in pauses. `adapter`: which of `adapters` writes; a summary is made without. Raises what `stream` raises,
+        and MediaError.
         """
-        return make_transcript(self, source, language, translate, summarize, chunk_seconds)
+        return make_transcript(self, source, language, translate, summarize, chunk_seconds, adapter)
 
     def stream_transcript(
         self, source: AudioSource, *, language: str | None = None, translate: str | None = None,
-        chunk_seconds: float = CHUNK_SECONDS,
+        chunk_seconds: float = CHUNK_SECONDS, adapter: str | None = None,
     ) -> Generator[TranscriptSegment, None, None]:  # fmt: skip
         """The segments of `transcribe`, each as soon as it is ready."""
-        return stream_segments(self, source, language, translate, chunk_seconds)
+        return stream_segments(self, source, language, translate, chunk_seconds, adapter)
 
     def encode(
         self,
@@ -190,7 +191,7 @@ class Session:
         Raises RequestError (also when cancelled), ContextOverflow, SessionBusy, NonFiniteLogits.
         """
         asked = self._read(prompt, None, {})
-        self._require_adapter(adapter)
+        self.require_adapter(adapter)
         with self._work() as interrupt:
             try:
                 positions = self._model.positions(asked, interrupt, adapter)
@@ -306,7 +307,8 @@ class Session:
             usage = meter.usage(self.device, self.threads, reader.thinking_tokens, encoders)
             yield replace(_piece(last), finish_reason=finish, usage=usage)
 
-    def _require_adapter(self, name: str | None) -> None:
+    def require_adapter(self, name: str | None) -> None:
+        """Raises RequestError where `name` is none of `adapters`; None is always there."""
         if name is not None and name not in self.manifest.adapters:
             known = ", ".join(self.manifest.adapters) or "none; `edgephi adapter add` adds one"
             raise RequestError(f"the bundle has no adapter {name!r:.80}; its adapters: {known}")

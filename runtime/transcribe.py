@@ -85,9 +85,10 @@ def make_transcript(
     translate: str | None = None,
     summarize: bool = False,
     chunk_seconds: float = CHUNK_SECONDS,
+    adapter: str | None = None,
 ) -> Transcript:
     """The whole of `stream_segments`, joined. Raises what that and its segments raise."""
-    made = stream_segments(session, source, language, translate, chunk_seconds)
+    made = stream_segments(session, source, language, translate, chunk_seconds, adapter)
     transcript = join_segments(tuple(made), language, translate)
     if not summarize or transcript.finish_reason == "cancelled":
         return transcript
@@ -100,13 +101,17 @@ def stream_segments(
     language: str | None = None,
     translate: str | None = None,
     chunk_seconds: float = CHUNK_SECONDS,
+    adapter: str | None = None,
 ) -> Generator[TranscriptSegment, None, None]:
     """Segments as they are ready; the next chunk is read and prepared while the one before is decoded.
+
+    `adapter`: which of the bundle's adapters writes, beside the one that the model has for speech.
 
     Raises RequestError for what is asked at once; MediaError, ContextOverflow, SessionBusy and NonFiniteLogits while
     segments are taken.
     """
     require_audio(session.manifest)
+    session.require_adapter(adapter)
     instruction = instruct(language, translate)
     asked: object = chunk_seconds
     if not (isinstance(asked, int | float) and SHORTEST_SECONDS <= asked <= LONGEST_SECONDS):
@@ -114,7 +119,7 @@ def stream_segments(
             f"chunk_seconds is {asked!r:.60}; allowed is a number from {SHORTEST_SECONDS:g} to"
             f" {LONGEST_SECONDS:g}, the lengths of speech that the model was trained on"
         )
-    return _segments(session, cut_at_pauses(source, chunk_seconds=chunk_seconds), instruction)
+    return _segments(session, cut_at_pauses(source, chunk_seconds=chunk_seconds), instruction, adapter)
 
 
 def require_audio(manifest: Manifest) -> None:
@@ -174,7 +179,9 @@ def with_summary(session: Session, transcript: Transcript) -> Transcript:
     return replace(transcript, summary=reply.text.strip(), finish_reason=finish)
 
 
-def _segments(session: Session, chunks: Chunks, instruction: str) -> Generator[TranscriptSegment, None, None]:
+def _segments(
+    session: Session, chunks: Chunks, instruction: str, adapter: str | None
+) -> Generator[TranscriptSegment, None, None]:
     for chunk in _ahead(chunks):
         start, end = round(chunk.start, 2), round(chunk.start + chunk.seconds, 2)
         if is_silent(chunk):
@@ -182,7 +189,8 @@ def _segments(session: Session, chunks: Chunks, instruction: str) -> Generator[T
             continue
         content = [{"type": "audio", "audio": chunk}, {"type": "text", "text": instruction}]
         limit = _FURTHER_TOKENS + round(chunk.seconds * _TOKENS_PER_SECOND)
-        reply = session.chat([{"role": "user", "content": content}], temperature=0.0, max_tokens=limit)
+        asked = [{"role": "user", "content": content}]
+        reply = session.chat(asked, temperature=0.0, max_tokens=limit, adapter=adapter)
         yield TranscriptSegment(start, end, " ".join(reply.text.split()), reply.finish_reason, reply.usage)
         if reply.finish_reason == "cancelled":
             return

@@ -62,6 +62,7 @@ def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores."),
         memory_options,
         click.option("--device", default="cpu", show_default=True, help="What computes."),
+        click.option("--adapter", metavar="NAME", help="Write with this adapter of the bundle."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each FILE."),
     ]
     for option in reversed(options):
@@ -74,27 +75,29 @@ def shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--form", type=click.Choice(FORMS), default="paragraph", show_default=True)
 @click.option("--length", type=click.Choice(LENGTHS), default="medium", show_default=True)
 @click.option("--tone", type=click.Choice(TONES), help="Default: the text's own.")
-def summarize(form: str, length: str, tone: str | None, **given: Any) -> None:
+def summarize(form: str, length: str, tone: str | None, adapter: str | None, **given: Any) -> None:
     """Summarize each FILE, a text of any length; without one, or for "-", what is piped in."""
     from ..skills.summarize import summarize as skill
 
     def run(session: Session, text: str, show: Callable[[str], None], progress: Callable[[int], None]) -> Made:
-        return skill(session, text, form=form, length=length, tone=tone, show=show, progress=progress)
+        return skill(
+            session, text, form=form, length=length, tone=tone, adapter=adapter, show=show, progress=progress
+        )
 
-    _work(Work("summarizing", run, ".summary.txt", _text), **given)
+    _work(Work("summarizing", run, ".summary.txt", _text), adapter=adapter, **given)
 
 
 @click.command(epilog="\b\nExample:\n  edgephi rewrite phi-4-mini --tone formal < letter.txt\n")
 @shared_options
 @click.option("--tone", type=click.Choice(TONES), help="Default: correct it and make it read well.")
-def rewrite(tone: str | None, **given: Any) -> None:
+def rewrite(tone: str | None, adapter: str | None, **given: Any) -> None:
     """Rewrite each FILE in another tone; without one, or for "-", what is piped in."""
     from ..skills.rewrite import rewrite as skill
 
     def run(session: Session, text: str, show: Callable[[str], None], progress: Callable[[int], None]) -> Made:
-        return skill(session, text, tone=tone, show=show, progress=progress)
+        return skill(session, text, tone=tone, adapter=adapter, show=show, progress=progress)
 
-    _work(Work("rewriting", run, ".rewritten.txt", _text), **given)
+    _work(Work("rewriting", run, ".rewritten.txt", _text), adapter=adapter, **given)
 
 
 @click.command(epilog="\b\nExample:\n  edgephi table phi-4-mini minutes.txt --columns who,what,until -o csv\n")
@@ -103,16 +106,17 @@ def rewrite(tone: str | None, **given: Any) -> None:
 @click.option(
     "-o", "--output-format", "form", type=click.Choice(tuple(SUFFIXES)), default="markdown", show_default=True
 )
-def table(columns: str | None, form: str, **given: Any) -> None:
+def table(columns: str | None, form: str, adapter: str | None, **given: Any) -> None:
     """Make a table of the facts in each FILE; without one, or for "-", what is piped in."""
     from ..skills.table import WRITERS, make_table
 
     names = None if columns is None else columns.split(",")
 
     def run(session: Session, text: str, show: Callable[[str], None], progress: Callable[[int], None]) -> Table:
-        return make_table(session, text, columns=names, progress=progress)
+        return make_table(session, text, columns=names, adapter=adapter, progress=progress)
 
-    _work(Work("making a table", run, f".table{SUFFIXES[form]}", WRITERS[form], shown=False), **given)
+    work = Work("making a table", run, f".table{SUFFIXES[form]}", WRITERS[form], shown=False)
+    _work(work, adapter=adapter, **given)
 
 
 def _text(made: Made) -> str:
@@ -121,13 +125,15 @@ def _text(made: Made) -> str:
 
 def _work(
     work: Work, bundle: Path, files: tuple[str, ...], output_dir: Path | None, beside: bool, overwrite: bool,
-    context: int | None, threads: int | None, mapped: bool, allow_oversized: bool, device: str, as_json: bool,
+    context: int | None, threads: int | None, mapped: bool, allow_oversized: bool, device: str, adapter: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     if output_dir is not None and beside:
         raise click.UsageError("--output-dir and --beside exclude each other")
     target = Target(output_dir, beside, overwrite)
     found = find_files(files or (STDIN,), TEXTS, target)
     with loaded(bundle, device, threads, context, mapped, allow_oversized) as session:
+        session.require_adapter(adapter)
         several = len(found) > 1
         each_file(
             found, lambda file: _one(session, file, work, target, as_json=as_json, several=several), as_json=as_json

@@ -52,6 +52,7 @@ class Wanted:
     translate: str | None
     summarize: bool
     chunk_seconds: float
+    adapter: str | None
     statistics: bool
     several: bool
 
@@ -81,6 +82,7 @@ class Wanted:
     "--chunk", type=float, metavar="SECONDS",
     help="Longest segment, 5 to 40; segments end in pauses. Default: 30, for subtitles 10.",
 )
+@click.option("--adapter", metavar="NAME", help="Write with this adapter of the bundle; a summary is made without.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
 @click.option("--device", default="cpu", show_default=True, help="What computes.")
@@ -98,6 +100,7 @@ def transcribe(
     translate: str | None,
     summarize: bool,
     chunk: float | None,
+    adapter: str | None,
     threads: int | None,
     mapped: bool,
     allow_oversized: bool,
@@ -117,7 +120,7 @@ def transcribe(
     _check_request(bundle, language, translate)
     seconds = chunk if chunk is not None else SUBTITLE_SECONDS if set(chosen) & set(SUBTITLES) else 30.0
     several = len(recordings) > 1
-    wanted = Wanted(chosen, target, language, translate, summarize, seconds, stats, several)
+    wanted = Wanted(chosen, target, language, translate, summarize, seconds, adapter, stats, several)
     as_lines = target.stdout and chosen == ("json",)
     with loaded(bundle, device, threads, None, mapped, allow_oversized, speech_device=speech_device) as session:
         each_file(recordings, lambda recording: _transcribe(session, recording, wanted), as_json=as_lines)
@@ -179,7 +182,8 @@ def _made(
         click.echo(f"==> {recording.name} <==")
     segments = []
     stream = session.stream_transcript(
-        source, language=wanted.language, translate=wanted.translate, chunk_seconds=wanted.chunk_seconds
+        source, language=wanted.language, translate=wanted.translate, chunk_seconds=wanted.chunk_seconds,
+        adapter=wanted.adapter,
     )
     with Bar(recording.name, length, quiet=wanted.shown and sys.stdout.isatty()) as bar:
         for segment in _until_interrupted(session, stream):

@@ -135,10 +135,10 @@ class Endpoints:
 
     async def _speech(self, request: Request, *, translate: bool) -> Response | EventStream:
         form = await read_form(request, self.settings.limits)
-        model = self.models.find(form.texts.get("model"))
+        model = self.models.choose(form.texts.get("model"), form.texts.get("adapter"))
         require_audio(model.bundle)
         asked = read_speech(form.texts, form.file, translate=translate)
-        start = transcribe(asked.recording, asked.language, asked.translate)
+        start = transcribe(asked.recording, asked.language, asked.translate, model.bundle.adapter)
         answers = Answers(model.worker, [Task(client_of(request.scope, ""), start)])
         return await self._reply(request, answers, answers.parts(), SpeechWriter(asked), asked.ignored, asked.stream)
 

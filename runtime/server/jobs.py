@@ -23,7 +23,8 @@ class Engine(Protocol):
         """Answer a prompt piece by piece."""
 
     def stream_transcript(
-        self, source: AudioSource, *, language: str | None = None, translate: str | None = None
+        self, source: AudioSource, *, language: str | None = None, translate: str | None = None,
+        adapter: str | None = None,
     ) -> Generator[TranscriptSegment, None, None]:
         """What is said in a recording, segment by segment."""
 
@@ -101,7 +102,9 @@ def ask(
 
 
 def transcribe(
-    recording: bytes, language: str | None, translate: str | None
+    recording: bytes, language: str | None, translate: str | None, adapter: str | None = None
 ) -> Callable[[Engine, Progress], Generator[TranscriptSegment, None, None]]:
-    """A task's `start` that writes down a recording."""
-    return lambda engine, progress: engine.stream_transcript(recording, language=language, translate=translate)
+    """A task's `start` that writes down a recording, with an adapter of the bundle where one is named."""
+    return lambda engine, progress: engine.stream_transcript(
+        recording, language=language, translate=translate, adapter=adapter
+    )

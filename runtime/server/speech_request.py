@@ -39,10 +39,7 @@ class SpeechRequest:
 
 
 def require_audio(bundle: Bundle) -> None:
-    """Raises Refused where the bundle takes no recordings, or an adapter is named, which answers chats alone."""
-    if bundle.adapter is not None:
-        text = f"model {bundle.name!r} is an adapter, which writes no transcripts: name the bundle alone"
-        raise Refused(Problem(400, text, "audio_not_supported", "model"))
+    """Raises Refused where the bundle takes no recordings."""
     if "audio" not in bundle.takes:
         taken = ", ".join(["text", *sorted(bundle.takes)])
         text = f"model {bundle.name!r} takes {taken}, no audio: use a bundle of Phi-4-multimodal"
@@ -56,7 +53,7 @@ def read_speech(form: Mapping[str, str], recording: bytes | None, *, translate: 
         raise RequestError("file is missing or empty; upload a WAV, FLAC, Ogg or MP3 file under this name")
     for name, accepted in _REFUSED.items():
         fields.refuse(name, accepted)
-    fields.raw("model")
+    fields.raw("model"), fields.raw("adapter")  # by the endpoint
     wanted = fields.choice("response_format", FORMATS, "json")
     stream = fields.choice("stream", ("true", "false", "True", "False", ""), "false").lower() == "true"
     if stream and wanted not in ("json", "text"):

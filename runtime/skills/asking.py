@@ -86,16 +86,20 @@ def frame(wish: str, tone: str | None, text: str) -> list[Message]:
 
 
 class Asking:
-    """The answers that one result is made of. `progress` is told how many there are, whenever one is complete."""
+    """The answers that one result is made of, all by the same adapter or none.
 
-    def __init__(self, session: Session, progress: Progress = nothing) -> None:
+    `progress` is told how many there are, whenever one is complete.
+    """
+
+    def __init__(self, session: Session, progress: Progress = nothing, adapter: str | None = None) -> None:
         self._session = session
+        self._adapter = adapter
         self._progress = progress
         self._replies: list[Reply] = []
 
     def ask(self, messages: Sequence[Message], limit: int, show: Show = nothing, schema: Schema | None = None) -> Reply:
         """One answer of at most `limit` tokens, told to `show` as it is made. Raises what `Session.stream` raises."""
-        options: Options = {"temperature": 0.0, "max_tokens": limit, "think": False}
+        options: Options = {"temperature": 0.0, "max_tokens": limit, "think": False, "adapter": self._adapter}
         if schema is not None:
             options["schema"] = schema
         texts: list[str] = []

@@ -22,9 +22,10 @@ _LONGEST = 1024
 
 
 def rewrite(
-    session: Session, text: str, *, tone: str | None = None, show: Show = nothing, progress: Progress = nothing
-) -> Made:
-    """`text` in another `tone`, a name of TONES; None corrects and smooths it.
+    session: Session, text: str, *, tone: str | None = None, adapter: str | None = None, show: Show = nothing,
+    progress: Progress = nothing,
+) -> Made:  # fmt: skip
+    """`text` in another `tone`, a name of TONES; None corrects and smooths it. `adapter`: one of the bundle's.
 
     `show` is told the text as it is made, `progress` how many answers of the model there are so far. Raises
     RequestError, ContextOverflow where the context is too small for any of it, and what `Session.stream` raises.
@@ -32,7 +33,7 @@ def rewrite(
     if not text.strip():
         raise RequestError("the text is empty: there is nothing to rewrite")
     wish = f"{_WISH} {_GENERAL}" if tone is None else _WISH
-    asking = Asking(session, progress)
+    asking = Asking(session, progress, adapter)
 
     def ask(part: str) -> Sequence[Message]:
         return frame(wish, tone, part)

@@ -29,9 +29,10 @@ _PART = "Summarize this part of a longer text. Keep names, numbers, dates and de
 
 def summarize(
     session: Session, text: str, *, form: str = "paragraph", length: str = "medium", tone: str | None = None,
-    show: Show = nothing, progress: Progress = nothing,
+    adapter: str | None = None, show: Show = nothing, progress: Progress = nothing,
 ) -> Made:  # fmt: skip
-    """A summary of `text` in its own language. `form`, `length`, `tone`: names of FORMS, LENGTHS, TONES.
+    """A summary of `text` in its own language. `form`, `length`, `tone`: names of FORMS, LENGTHS, TONES; `adapter`: of
+    an adapter of the bundle.
 
     `show` is told the summary as it is made, `progress` how many answers of the model there are so far. Raises
     RequestError, ContextOverflow where the context is too small for any of it, and what `Session.stream` raises.
@@ -42,7 +43,7 @@ def summarize(
         raise RequestError("the text is empty: there is nothing to summarize")
     words, tokens = LENGTHS[length]
     wish = f"Summarize the text {FORMS[form]}, {words}, in its own language. Keep names and numbers; add nothing."
-    asking = Asking(session, progress)
+    asking = Asking(session, progress, adapter)
 
     def ask_whole(part: str) -> Sequence[Message]:
         return frame(wish, tone, part)

@@ -55,16 +55,18 @@ WRITERS = {"markdown": Table.to_markdown, "csv": Table.to_csv}
 
 
 def make_table(
-    session: Session, text: str, *, columns: Sequence[str] | None = None, progress: Progress = nothing
-) -> Table:
-    """The facts of `text` as a table; the model chooses the columns unless they are given.
+    session: Session, text: str, *, columns: Sequence[str] | None = None, adapter: str | None = None,
+    progress: Progress = nothing,
+) -> Table:  # fmt: skip
+    """The facts of `text` as a table; the model chooses the columns unless they are given. `adapter`: one of the
+    bundle's.
 
     `progress` is told how many answers of the model there are so far. Raises RequestError, ContextOverflow where the
     context is too small for any of it, MissingDependency without llguidance, and what `Session.stream` raises.
     """
     if not text.strip():
         raise RequestError("the text is empty: there is nothing to make a table of")
-    asking = Asking(session, progress)
+    asking = Asking(session, progress, adapter)
     chosen = _checked(columns) if columns is not None else _chosen(session, asking, text)
     known: dict[tuple[str, ...], None] = {}
     if chosen and asking.finish_reason != "cancelled":

@@ -81,3 +81,15 @@ def test_help_and_wrong_usage(verb: str, program: Program, text: Path) -> None:
     assert done.code == 0 and "Example" in done.out
     done = program(verb, "no-bundle", text, "--beside", "-d", "folder")
     assert done.code == 2 and "exclude" in done.err
+
+
+def test_an_adapter_writes_and_an_unknown_one_is_refused_before_any_file(
+    adapted_bundle: Path, text: Path, program: Program
+) -> None:
+    with edgephi.load(adapted_bundle, threads=1) as session:
+        tuned, plain = rewrite(session, TEXT, adapter="one").text, rewrite(session, TEXT).text
+    assert tuned != plain
+    done = program("rewrite", adapted_bundle, text, "--adapter", "one", "-t", "1", "--json")
+    assert done.code == 0 and json.loads(done.out)["text"] == tuned
+    failed = program("summarize", adapted_bundle, text, "--adapter", "three", "-t", "1", "--json")
+    assert failed.code == 1 and not failed.out and "has no adapter 'three'; its adapters: one, two" in failed.err

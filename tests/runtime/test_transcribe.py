@@ -7,6 +7,7 @@ session, how segments lie in time, ends and errors. Where the content of answers
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 import wave
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,9 @@ class Scripted:
         text, finish = (script[min(number, len(script) - 1)] for script in (self._answers, self._finish))
         return Reply(text=text, finish_reason=finish, usage=None)
 
+    def require_adapter(self, name: str | None) -> None:
+        assert name is None
+
     def encode(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """A token for every word."""
         return [0] * len(messages[0]["content"].split())
@@ -84,7 +88,7 @@ def test_the_session_is_asked_in_the_familys_words(language: str | None, transla
     audio, text = content
     assert text == {"type": "text", "text": words} and words == instruct(language, translate)
     assert audio["type"] == "audio" and isinstance(audio["audio"], AudioInputs) and audio["audio"].frames == 198
-    assert options == {"temperature": 0.0, "max_tokens": 16 + 24}
+    assert options == {"temperature": 0.0, "max_tokens": 16 + 24, "adapter": None}
     assert made.text == "words" and made.summary is None
 
 
@@ -302,3 +306,24 @@ def test_a_bundle_without_ears_says_what_it_takes(tiny_bundle: Callable[..., Pat
 def test_a_file_that_is_not_there_is_named(phi: Session, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"nowhere\.wav"):
         phi.transcribe(tmp_path / "nowhere.wav")
+
+
+def test_an_adapter_of_the_bundle_writes_and_an_unknown_one_is_refused_at_once(
+    tiny_multimodal_bundle: Callable[..., Path], peft_adapter: Callable[[int], Path], tmp_path: Path
+) -> None:
+    from edgephi.export.adapters import add_adapter
+
+    folder, samples = tmp_path / "bundle", sound(1.5)
+    shutil.copytree(tiny_multimodal_bundle(), folder)
+    add_adapter(folder, peft_adapter(0), "mine")
+    with edgephi.load(folder, threads=1, context=2048) as session:
+        plain = session.transcribe((samples, RATE)).text
+        (segment,) = session.transcribe((samples, RATE), adapter="mine").segments
+        assert segment.usage is not None and segment.text != plain
+        content = [{"type": "audio", "audio": (samples, RATE)}, {"type": "text", "text": instruct(None, None)}]
+        asked = [{"role": "user", "content": content}]
+        reply = session.chat(asked, temperature=0, max_tokens=segment.usage.completion_tokens, adapter="mine")
+        assert segment.text == " ".join(reply.text.split())
+        assert session.transcribe((samples, RATE)).text == plain
+        with pytest.raises(RequestError, match="has no adapter 'other'; its adapters: mine"):
+            session.stream_transcript((samples, RATE), adapter="other")

@@ -130,7 +130,8 @@ def test_members_that_are_read_are_those_that_are_described(
 
 
 def test_members_of_a_form_with_a_recording_are_those_that_are_described() -> None:
-    form = {"language": "en", "response_format": "text", "stream": "false", "model": "x", "prompt": "", "other": "1"}
+    form = {"language": "en", "response_format": "text", "stream": "false", "model": "x", "adapter": "y",
+            "prompt": "", "other": "1"}
     assert read_speech(form, b"recording", translate=False).ignored == ("other",)
     described = _described_members({"$ref": "#/components/schemas/SpeechRequest"})
     assert described == {"file", *form} - {"prompt", "other"}

@@ -148,7 +148,7 @@ def test_a_translation_is_into_english(scripted: Live, listener: Listener) -> No
     assert reply.json()["text"] == "Hello there. How are you?"
     recording, options = listener.asked[0]
     assert recording == _wav()
-    assert options == {"language": None, "translate": "en"}
+    assert options == {"language": None, "translate": "en", "adapter": None}
 
 
 @pytest.mark.parametrize(
