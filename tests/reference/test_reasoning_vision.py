@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 import edgephi
+from edgephi.runtime.graphs import Interrupt
 from edgephi.runtime.image_naflex import NaflexInputs, prepare_naflex_image
 from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.thinking import opening
@@ -314,6 +315,27 @@ def test_the_bundle_verifies_and_its_decoder_for_other_runtimes_reads_ids(
     feeds = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64), **past}
     (logits,) = session.run(["logits"], feeds)
     assert np.allclose(logits[0, -1], phi.logits(ids)[-1], atol=1e-4)
+
+
+def test_a_bundle_of_fixed_shapes_gives_the_same_rows_and_answers(
+    checkpoint: Path, phi: edgephi.Session, oracle: Oracle, tmp_path: Path
+) -> None:
+    """One padded picture a run; on the CPU, where float32 differs in the order of summation alone."""
+    from edgephi.export.pipeline import export
+    from edgephi.export.verify import verify
+
+    export(checkpoint, tmp_path / "npu", precision="fp32", device="npu", context=1024, threads=1)
+    assert set(read_manifest(tmp_path / "npu").graphs) == {"text", "text-step", "embedding", "vision"}
+    verify(tmp_path / "npu", threads=1)
+    with edgephi.load(tmp_path / "npu", prefix_cache=False, threads=1) as fixed:
+        encoder = fixed._model._encoders.image
+        assert encoder is not None
+        for name in ("very wide", "tiny", "more than 3600 patches"):
+            image = prepare_naflex_image(picture(*SIZES[name], 1))
+            assert relative(encoder.encode(image, Interrupt()), oracle.features(image)) <= TOLERANCE
+        messages = PROMPTS["one image"]
+        wanted = phi.chat(messages, max_tokens=4, temperature=0).token_ids
+        assert fixed.chat(messages, max_tokens=4, temperature=0).token_ids == wanted
 
 
 def test_onnxruntime_genai_reads_the_decoder_from_ids_on(bundle: Path, phi: edgephi.Session) -> None:
