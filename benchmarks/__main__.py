@@ -26,6 +26,7 @@ from . import (
     loop_overhead,
     media_latency,
     node_profile,
+    npu_verb,
     peers_verb,
     published,
     quality,
@@ -183,6 +184,8 @@ def measure_installed_size(results: Path) -> None:
 
 cli.add_command(peers_verb.peers)
 cli.add_command(session_verb.session)
+cli.add_command(npu_verb.deepen)
+cli.add_command(npu_verb.measure_npu)
 cli.add_command(form_verbs.measure_validity)
 cli.add_command(form_verbs.measure_cost)
 cli.add_command(latency_verb.measure_speculation)

@@ -5,9 +5,12 @@ Boundary: nothing but the import and its errors. What it would do silently besid
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
@@ -25,7 +28,10 @@ os.environ[TELEMETRY_OFF] = "1"
 import onnxruntime as ort  # noqa: E402  # only now
 from onnxruntime.capi import onnxruntime_pybind11_state as _state  # noqa: E402
 
-__all__ = ["ENGINE_ERRORS", "FATAL", "RUNTIME", "TELEMETRY_OFF", "WARNING", "first_line", "ort", "takes_compiled"]
+__all__ = [
+    "ENGINE_ERRORS", "FATAL", "RUNTIME", "TELEMETRY_OFF", "WARNING", "first_line", "ort", "silent_stdout",
+    "takes_compiled",
+]
 
 # Log severities. What goes wrong arrives as an exception, stderr stays ours.
 FATAL, WARNING = 4, 2
@@ -42,6 +48,32 @@ def first_line(error: Exception) -> str:
     """What an error of ONNX Runtime says, short enough for an error of one line: what matters stands at its end."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     return line if len(line) <= SHOWN else f"...{line[-SHOWN:]}"
+
+
+@contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Throw away what a library writes to stdout, which belongs to answers. For the whole process, so for moments."""
+    try:
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # no stdout at all
+        yield
+        return
+    try:
+        _flush()
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        _flush()  # a pipe's text waits in the library's buffer
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)
 
 
 def takes_compiled(devices: list[Any], compatibility: str) -> bool:

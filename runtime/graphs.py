@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .devices import devices
-from .engine import ENGINE_ERRORS, FATAL, first_line, ort
+from .engine import ENGINE_ERRORS, FATAL, first_line, ort, silent_stdout
 from .errors import BundleError, ProviderUnavailable, RequestError
 from .providers.provider import Provider
 
@@ -261,7 +262,8 @@ def _session(
             chosen = [(provider.ort_name, settings)]
             return ort.InferenceSession(model or str(path), options, providers=chosen, enable_fallback=0)
         options.add_provider_for_devices(found[:1], settings)  # plugins take one device of a kind
-        return ort.InferenceSession(model or str(path), options, enable_fallback=0)
+        with silent_stdout() if provider.prints else nullcontext():
+            return ort.InferenceSession(model or str(path), options, enable_fallback=0)
     except ENGINE_ERRORS as error:
         reason = first_line(error)
         if provider.kind != "cpu":

@@ -53,7 +53,7 @@ def facts(manifest: Manifest, *, has_template: bool) -> list[tuple[str, str]]:
             "precision",
             ", ".join(f"{part} {kind}" for part, kind in manifest.precision.items()) + f", {manifest.preset}",
         ),
-        ("made for", manifest.device),
+        ("made for", f"{manifest.device}{_compiled(manifest)}"),
         ("context", f"{text.context_length:,} tokens" + (f" (rotary tables up to {limits})" if limits else "")),
         (
             "decoder",
@@ -87,6 +87,11 @@ def _template(bundle: Path) -> str | None:
 def _sampling(manifest: Manifest) -> str:
     named = {name: value for name, value in dataclasses.asdict(manifest.sampling).items() if value is not None}
     return ", ".join(f"{name} {value}" for name, value in named.items()) or "no recommendation: greedy"
+
+
+def _compiled(manifest: Manifest) -> str:
+    forms = [f"{form.generation} by compiler {form.compiler}" for form in manifest.compiled]
+    return f", compiled for {', '.join(forms)}" if forms else ""
 
 
 def _thinking(manifest: Manifest) -> str:

@@ -21,4 +21,5 @@ PROVIDER = replace(
     options=(),
     leaves_to_cpu=("GroupQueryAttention",),
     generations=(),
+    prints=False,
 )

@@ -69,6 +69,7 @@ class Provider:
     `generations`: those that graphs can be compiled for ahead of time. `generation`: the one that this record stands
     for, None where the device itself is asked. `compiles_on`: types of hardware that the compiler runs on, and
     `compiler_options` its own. `shares_weights`: whether it opens compiled graphs that have one set of weights.
+    `prints`: whether its library writes to stdout while a graph is opened.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Provider:
     compiles_on: tuple[str, ...] = ()
     compiler_options: tuple[tuple[str, str], ...] = ()
     shares_weights: bool = True
+    prints: bool = False
 
     def __post_init__(self) -> None:
         for dtype in (self.activation_dtype, *self.runs):

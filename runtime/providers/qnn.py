@@ -56,4 +56,5 @@ PROVIDER = Provider(
     generations=GENERATIONS,
     compiles_on=("NPU", "CPU"),
     compiler_options=(("enable_htp_prepare_only", "1"),),
+    prints=True,
 )
