@@ -23,13 +23,14 @@ from .batches import IGNORED, LEAST
 from .corpus import ASKED, Clip, clip_of
 from .tasks import images, speech, spoken
 from .tasks.example import Example, Mark
-from .tasks.images import page
+from .tasks.images import buttons, page
 from .tasks.source import Source
 from .tokenizer import ASSISTANT, END
 
 ROWS = 32
 POOL = 256  # examples that are sorted together
 NO_WORD = -1
+CHEAPNESS = {buttons.NAME: 0.3}  # of questions whose tokens are many
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class MediaBatches:
         self._asked = _by_words(clips.get(ASKED, ()))
 
     def focus(self, accuracies: Mapping[str, float]) -> dict[str, float]:
-        """Draw each task by how far it is from being solved; returns the chances."""
-        self.weights = {task: 1 - share + LEAST for task, share in accuracies.items()}
+        """Draw each task by how far it is from being solved and by what it costs; returns the chances."""
+        self.weights = {task: (1 - share + LEAST) * CHEAPNESS.get(task, 1.0) for task, share in accuracies.items()}
         return self.weights
 
     def add(self, kind: str) -> None:

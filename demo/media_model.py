@@ -24,6 +24,9 @@ from .train import ATTENTION, causal_attention
 
 FULL_ATTENTION = "full_float32"
 MASKED = -1e4
+SEED = 0
+_EQUAL = 0.999  # cosine of two rows that nothing tells apart
+_APART = 2.5  # length of what tells them apart; rows that are used are about 3.4 long
 _CELL = 2  # patches of a cell, in each direction
 
 
@@ -72,6 +75,7 @@ class MediaModel(nn.Module):
         alien = [name for name in missing if "embed_tokens_extend" not in name and name != "lm_head.weight"]
         if alien or unknown:
             raise ValueError(f"{base} is no checkpoint of the text stage: {(alien or unknown)[0]} does not fit")
+        tell_apart(self.model.model.embed_tokens.weight.data)
         self.requires_grad_(False)
         for module in list(self.model.model.layers.modules()):
             for name, child in list(module.named_children()):
@@ -198,6 +202,19 @@ def full_attention(
             query.float(), key.float(), value.float(), attn_mask=mask, scale=scaling
         )
     return attended.transpose(1, 2).contiguous(), None
+
+
+def tell_apart(embedding: torch.Tensor) -> None:
+    """Give every row that text training never used, (tokens, width), a random direction besides the common one.
+
+    Such rows have become equal, pushed down together; a frozen head could not choose one of them for an answer.
+    """
+    directions = nn.functional.normalize(embedding.float(), dim=-1)
+    alike = directions @ directions.T
+    unused = (alike.fill_diagonal_(0) > _EQUAL).any(-1)
+    noise = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(SEED))
+    apart = embedding + _APART * nn.functional.normalize(noise, dim=-1)
+    embedding[unused] = apart[unused].to(torch.bfloat16).to(embedding.dtype)
 
 
 def trainable(model: MediaModel, parts: Iterable[str]) -> list[tuple[str, nn.Parameter]]:

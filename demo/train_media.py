@@ -1,7 +1,7 @@
 """Teaches the text checkpoint to see and to hear: `python -m edgephi.demo.train_media BASE --output FOLDER`.
 
 Needs the extra `[train]`, espeak-ng and fonts (see tasks/speech/voices.py and tasks/images/drawing.py). The text
-weights stay as they are. Three stages, each with a state of its own to resume from: "vision" trains the image encoder,
+weights stay as they are, but for embedding rows that no text used. Three stages, each with a state of its own to resume from: "vision" trains the image encoder,
 its projector and the adapter of pictures; "speech" the speech encoder, its projector and the adapter of recordings;
 "both" the second projector of the speech encoder, and once more the adapter and the projector of pictures. The first
 two need nothing of each other and may run at the same time, one thread each.
@@ -62,12 +62,12 @@ STAGES = {
     "vision": Stage(
         "vision", tuple(images.TASKS),
         (*_PICTURE_PARTS, f"{_IMAGE}img_processor.embeddings", f"{_IMAGE}img_processor.encoder", "marks.", "cells."),
-        alone=0.6, muon=3e-3, adam=2e-3,
+        alone=0.45, muon=3e-3, adam=2e-3,
     ),
     "speech": Stage(
         "speech", tuple(speech.TASKS),
         (f"{_AUDIO}encoder.", "_proj_for_speech", ".down.speech.", ".up.speech.", "words."),
-        alone=0.5, muon=3e-3, adam=2e-3,
+        alone=0.4, muon=3e-3, adam=2e-3,
     ),
     "both": Stage(
         "vision", (*images.TASKS, spoken.NAME), (*_PICTURE_PARTS, "_proj_for_vision_speech"),
@@ -88,7 +88,7 @@ class Settings:
     media: architecture.MediaShape = architecture.MEDIA
 
 
-STEPS = {"vision": 15000, "speech": 7000, "both": 2500}
+STEPS = {"vision": 20000, "speech": 8500, "both": 2500}
 
 
 @click.command()

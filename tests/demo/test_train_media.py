@@ -176,6 +176,22 @@ def test_training_and_runtime_compute_the_same(
     assert np.abs(found - logits[: len(ids)]).max() <= 1e-4 * np.abs(found).max()
 
 
+def test_only_rows_that_nothing_tells_apart_are_changed() -> None:
+    from edgephi.demo.media_model import tell_apart
+
+    table = torch.randn(9, 64, generator=torch.Generator().manual_seed(3)).bfloat16().float()
+    table[5:] = table[5] * torch.tensor([[1.0], [1.001], [0.999], [1.0]])
+    before = table.clone()
+    tell_apart(table)
+    assert torch.equal(table[:5], before[:5])
+    directions = torch.nn.functional.normalize(table[5:], dim=-1)
+    assert (directions @ directions.T).fill_diagonal_(0).max() < 0.99
+    assert torch.equal(table, table.bfloat16().float())  # as the checkpoint will hold them
+    again = before.clone()
+    tell_apart(again)
+    assert torch.equal(again, table)
+
+
 def test_a_cell_tells_of_its_four_patches_in_their_places(model: MediaModel) -> None:
     side, hidden = MEDIA.side // MEDIA.patch, MEDIA.vision_hidden
     features = torch.randn(2, 3, side * side, hidden, generator=torch.Generator().manual_seed(2))
