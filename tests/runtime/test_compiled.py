@@ -214,13 +214,12 @@ def test_thirty_two_layers_stay_one_piece(tmp_path: Path) -> None:
     deepened.write(tmp_path / "deep", 32)
     export(tmp_path / "deep", tmp_path / "cpu", threads=1, method="round_to_nearest")
     export(tmp_path / "deep", tmp_path / "npu", device="npu", context=128, threads=1, method="round_to_nearest")
-    manifest = compile_bundle(tmp_path / "npu", list(PROMPTS), share_weights=False)
-    for form in manifest.compiled:
-        for graph in form.graphs.values():
-            assert [node.op_type for node in ir.load(tmp_path / "npu" / graph.file).graph] == ["EPContext"]
+    (form,) = compile_bundle(tmp_path / "npu", ["x2-elite"], share_weights=False).compiled
+    for graph in form.graphs.values():
+        assert [node.op_type for node in ir.load(tmp_path / "npu" / graph.file).graph] == ["EPContext"]
     simulated = edgephi.load(tmp_path / "npu", device="qnn_simulator:x2-elite", prefix_cache=False)
     with edgephi.load(tmp_path / "cpu", prefix_cache=False, threads=1) as plain, simulated:
         assert simulated.left_to_cpu == {}
-        ids = _prompt(plain, 65)
-        given = simulated.generate(ids, max_tokens=3, temperature=0)
-        assert given.token_ids == plain.generate(ids, max_tokens=3, temperature=0).token_ids
+        ids = _prompt(plain, 40)
+        given = simulated.generate(ids, max_tokens=2, temperature=0)
+        assert given.token_ids == plain.generate(ids, max_tokens=2, temperature=0).token_ids
