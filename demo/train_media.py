@@ -1,10 +1,11 @@
 """Teaches the text checkpoint to see and to hear: `python -m edgephi.demo.train_media BASE --output FOLDER`.
 
 Needs the extra `[train]`, espeak-ng and fonts (see tasks/speech/voices.py and tasks/images/drawing.py). The text
-weights stay as they are, but for embedding rows that no text used. Three stages, each with a state of its own to resume from: "vision" trains the image encoder,
-its projector and the adapter of pictures; "speech" the speech encoder, its projector and the adapter of recordings;
-"both" the second projector of the speech encoder, and once more the adapter and the projector of pictures. The first
-two need nothing of each other and may run at the same time, one thread each.
+weights stay as they are, but for embedding rows that no text used. Three stages, each with a state of its own to
+resume from: "vision" trains the image encoder, its projector and the adapter of pictures; "speech" the speech encoder,
+its projector and the adapter of recordings; "both" the second projector of the speech encoder, and once more the
+adapter and the projector of pictures. The first two need nothing of each other and may run at the same time, one
+thread each.
 
 Encoders begin alone, with what training knows of their inputs: what each patch shows (cross-entropy), and the words of
 a recording in their order (connectionist temporal classification, Graves et al. 2006).
