@@ -3,9 +3,10 @@
 Boundary: knows bundles, files and what the provider reports; the compiler itself is the provider's. The ONNX form stays
 beside the compiled ones, for other generations, other drivers and other devices.
 
-The decoder's graphs are compiled as one group: they share one set of weights in one file. A graph that the compiler
-does not keep whole is refused. Guarantee, also after `kill -9`: new files have new names and the manifest is replaced
-last, so the bundle is the old one or the new one. What was left over goes when something is compiled again.
+The decoder's graphs are compiled as one group: they share one set of weights in one file. Each encoder is compiled by
+itself, as it is loaded. A graph that the compiler does not keep whole is refused. Guarantee, also after `kill -9`: new
+files have new names and the manifest is replaced last, so the bundle is the old one or the new one. What was left over
+goes when something is compiled again.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from ..runtime.providers.provider import Generation, Provider
 from .bundle import HEADROOM, changing, file_record
 from .durable import sync_file, sync_folder, write_file
 
+ENCODERS = ("vision", "speech")
 CONTEXT = "EPContext"  # the operator that stands for a compiled graph
 COMPATIBILITY = "ep_compatibility_info."  # begins the key of the metadata that says where it runs
 
 # text.x-elite-0123abcd.onnx, and the weights that ONNX Runtime writes beside it
-_OURS = re.compile(r"text[a-z-]*\.[a-z0-9-]+-[0-9a-f]{8}(\.onnx|_[a-z]+\.bin)")
+_OURS = re.compile(r"(?:text[a-z-]*|vision|speech)\.[a-z0-9-]+-[0-9a-f]{8}(\.onnx|_[a-z]+\.bin)")
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,24 +64,31 @@ def compile_bundle(
     Raises BundleError, ProviderUnavailable where the compiler is missing or does not take a graph, ExportError.
     """
     with changing(bundle) as manifest:
-        provider, graphs = find_provider(manifest.device), _decoders(bundle, manifest)
+        provider, groups = find_provider(manifest.device), _groups(bundle, manifest)
         wanted = require_compiler(provider, names)
         forms, files = {form.generation: form for form in manifest.compiled}, dict(manifest.files)
-        read = {file for graph in graphs.values() for file in (graph.file, *graph.data)}
-        sources = tuple(sorted(files[file].sha256 for file in read))
-        each = max(sum(files[file].size for file in graph.data) for graph in graphs.values())
-        for number, generation in enumerate(wanted):
-            order = Order(bundle, graphs, sources, provider, generation, share_weights)
+        sizes = {name: _size(graph, files) for group in groups for name, graph in group.items()}
+        done, total = 0, len(wanted) * sum(sizes.values())
+
+        def report(name: str, generation: Generation) -> None:
+            nonlocal done
+            if progress is not None:
+                progress(f"{name} for {generation.name}", done, total)
+            done += sizes[name]
+
+        for generation in wanted:
+            orders = [
+                Order(bundle, group, _sources(group, files), provider, generation, share_weights and len(group) > 1)
+                for group in groups
+            ]
             known = forms.get(generation.name)
-            if known is not None and all(graph.file == order.file(name) for name, graph in known.graphs.items()):
+            wished = {name: order.file(name) for order in orders for name in order.graphs}
+            if known is not None and {name: graph.file for name, graph in known.graphs.items()} == wished:
+                done += sum(sizes.values())
                 continue
-
-            def report(name: str, index: int, before: int = number, target: str = generation.name) -> None:
-                if progress is not None:
-                    done = before * len(graphs) + index
-                    progress(f"{name} for {target}", done * each, len(wanted) * len(graphs) * each)
-
-            forms[generation.name] = _compile(order, files, report)
+            made = [_compile(order, files, report) for order in orders]
+            joined = {name: graph for form in made for name, graph in form.graphs.items()}
+            forms[generation.name] = replace(made[0], graphs=joined)
         return _publish(bundle, replace(manifest, compiled=tuple(forms[name] for name in sorted(forms))), files)
 
 
@@ -108,24 +117,39 @@ class Order:
         )
 
 
-def _decoders(bundle: Path, manifest: Manifest) -> dict[str, StoredGraph]:
-    """The graphs of fixed shapes that compute on the device. Raises BundleError where there are none."""
+def _groups(bundle: Path, manifest: Manifest) -> list[dict[str, StoredGraph]]:
+    """The graphs of fixed shapes that compute on the device: the decoders, which may share their weights, and each
+    encoder by itself. Raises BundleError where there are none.
+    """
     if find_provider(manifest.device).window is None:
         raise BundleError(
             f"{bundle} is for device {manifest.device!r}, whose graphs have no fixed shapes and are not compiled ahead "
             "of time: export the checkpoint with --device npu"
         )
-    return {name: graph for name, graph in manifest.graphs.items() if name.partition("-")[0] == "text"}
+    graphs = manifest.graphs
+    decoders = {name: graph for name, graph in graphs.items() if name.partition("-")[0] == "text"}
+    return [decoders, *({name: graphs[name]} for name in ENCODERS if name in graphs)]
 
 
-def _compile(order: Order, files: dict[str, FileRecord], report: Callable[[str, int], None]) -> Compiled:
+def _sources(group: Mapping[str, StoredGraph], files: Mapping[str, FileRecord]) -> tuple[str, ...]:
+    """Hashes of all that a group is made of."""
+    return tuple(sorted(files[file].sha256 for file in {
+        file for graph in group.values() for file in (graph.file, *graph.data)
+    }))
+
+
+def _size(graph: StoredGraph, files: Mapping[str, FileRecord]) -> int:
+    return sum(files[file].size for file in graph.data)
+
+
+def _compile(order: Order, files: dict[str, FileRecord], report: Callable[[str, Generation], None]) -> Compiled:
     """Make one form, move its files into the bundle and add them to `files`."""
     bundle = order.bundle
     _require_room(order)
     work = Path(tempfile.mkdtemp(prefix=_work(bundle), dir=bundle.parent))
     try:
         for index, (name, stored) in enumerate(order.graphs.items()):
-            report(name, index)
+            report(name, order.generation)
             entries = order.entries(work / order.file(name), last=index == len(order.graphs) - 1)
             compiler = order.provider.compiler(order.generation).configured(*entries)
             graph = Graph(bundle / stored.file, compiler, compiler.default_threads())

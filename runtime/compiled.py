@@ -8,7 +8,7 @@ compiler makes the same graphs while they are loaded, which takes longer and is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .devices import compiler_version, takes
 from .manifest import Compiled, Graph, Manifest
@@ -26,11 +26,19 @@ class Form:
     note: str | None = None
 
 
-def choose(manifest: Manifest, provider: Provider) -> Form:
-    """The compiled form for the generation of `provider` that the bundle has, else the ONNX form with the reason."""
+def choose(manifest: Manifest, provider: Provider, encoder: str | None = None) -> Form:
+    """The compiled form for the generation of `provider` that the bundle has, else the ONNX form with the reason.
+
+    It is that of the decoders, or that of one `encoder`, which shares its weights with no other graph.
+    """
     if not provider.generations:
         return Form(provider)
     forms = [form for form in manifest.compiled if provider.called(form.generation) is not None]
+    if encoder is not None:
+        forms = [
+            replace(form, shared_weights=False, graphs={encoder: form.graphs[encoder]})
+            for form in forms if encoder in form.graphs
+        ]
     reasons = []
     for form in forms:
         reason = _refusal(form, provider)

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from . import providers
+from .encoder_devices import MEDIA
 from .engine import TELEMETRY_OFF
 from .fit import judge as judge_memory
 from .manifest import read_manifest
@@ -44,12 +45,14 @@ class DeviceReport:
 class BundleReport:
     """One bundle: the devices that could serve it, why each other one could not, and how its memory looks.
 
+    `encoders`: its parts that can have a device of their own among these.
     `needs` and `largest_context` are bytes and tokens on the CPU for a conversation of `context` tokens.
     """
 
     bundle: str
     made_for: str
     serves: tuple[str, ...]
+    encoders: tuple[str, ...]
     refused: dict[str, str]
     context: int
     needs: int
@@ -103,6 +106,7 @@ def _bundle(folder: Path, available: int | None) -> BundleReport:
     memory = judge_memory(manifest, context, available)
     return BundleReport(
         folder.name, manifest.device, tuple(verdict.provider.name for verdict in verdicts if verdict.reason is None),
+        tuple(name for name in MEDIA if name in manifest.graphs),
         {verdict.provider.name: verdict.reason for verdict in verdicts if verdict.reason is not None},
         context, memory.footprint.total, memory.fits, memory.largest_context,
     )

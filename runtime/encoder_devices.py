@@ -50,7 +50,8 @@ def choose_encoders(
 
 
 def _follow(decoder: Choice) -> Choice:
-    return Choice(decoder.provider, AS_DECODER, providers.find("cpu"))
+    cpu = providers.find("cpu")
+    return Choice(decoder.provider, AS_DECODER, None if decoder.provider == cpu else cpu)
 
 
 def _choose(folder: Path, manifest: Manifest, part: str, device: str) -> Choice:

@@ -33,12 +33,13 @@ _LOG = logging.getLogger("edgephi")
 class LazyGraph:
     """A graph that takes memory from its first use until it is released.
 
-    `provider` is the device that it is for. With another one `instead`, that one takes it where the device turns out
-    not to, which is logged as a warning; `reason` says why the graph is where it is.
+    `provider` is the device that it is for. Where that one turns out not to take it, another one `instead` does, with a
+    file of its own, and a warning is logged; `reason` says why the graph is where it is.
     """
 
     def __init__(
-        self, path: Path, provider: Provider, threads: int, reason: str = "asked for", instead: Provider | None = None
+        self, path: Path, provider: Provider, threads: int, reason: str = "asked for",
+        instead: tuple[Path, Provider] | None = None,
     ) -> None:
         self.provider, self.reason = provider, reason
         self._path, self._threads, self._instead = path, threads, instead
@@ -70,10 +71,10 @@ class LazyGraph:
         try:
             return Graph(self._path, self.provider, self._threads)
         except ProviderUnavailable as error:
-            if self._instead is None or self._instead == self.provider:
+            if self._instead is None:
                 raise
             self.reason = f"{self.provider.name} does not take it: {error}"
-            self.provider = self._instead
+            (self._path, self.provider), self._instead = self._instead, None
             _LOG.warning("%s is computed by %s: %s", self._path.name, self.provider.name, self.reason)
             return Graph(self._path, self.provider, self._threads)
 

@@ -71,9 +71,13 @@ class Model:
         def encoder(name: str) -> LazyGraph | None:
             if name not in manifest.graphs:
                 return None
-            choice = parts.get(name) or Choice(provider, "asked for")
-            path = folder / manifest.graphs[name].file
-            return LazyGraph(path, choice.provider, threads, choice.reason, choice.instead)
+            choice, stored = parts.get(name) or Choice(provider, "asked for"), manifest.graphs[name]
+            form = compiled.choose(manifest, choice.provider, name)
+            return LazyGraph(
+                folder / form.graphs.get(name, stored).file, form.provider, threads,
+                "; ".join(filter(None, (choice.reason, form.note))),
+                None if choice.instead is None else (folder / stored.file, choice.instead),
+            )
 
         vision, speech, fixed = encoder(VISION), encoder(SPEECH), TEXT_STEP in manifest.graphs
         self._encoders = Encoders(

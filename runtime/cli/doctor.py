@@ -54,6 +54,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield "bundle", (
             f"{bundle.bundle}, made for {bundle.made_for}: {gigabytes(bundle.needs)} for {bundle.context:,} tokens"
             f"{fits}; served by {', '.join(bundle.serves) or 'nothing here'}"
+            + "".join(f", {part} by what --{part}-device names" for part in bundle.encoders)
         )
         for name, reason in bundle.refused.items():
             yield "", f"not {name}: {reason}"

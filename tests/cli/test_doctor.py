@@ -33,6 +33,14 @@ def test_the_report_names_what_serves_a_bundle(bundle: Path, program: Program) -
     assert str(Path.home()) not in done.out
 
 
+def test_the_report_names_the_parts_that_can_have_a_device_of_their_own(
+    tiny_multimodal_bundle: Callable[..., Path], program: Program
+) -> None:
+    found = json.loads(program("doctor", tiny_multimodal_bundle(), "--json").out)["bundles"][0]
+    assert found["encoders"] == ["vision", "speech"] and "cpu" in found["serves"]
+    assert "vision by what --vision-device names" in program("doctor", tiny_multimodal_bundle()).out
+
+
 def test_run_says_which_device_it_took_and_why(bundle: Path, program: Program) -> None:
     done = program("run", bundle, "--device", "auto", "Hi", "-n", "1")
     assert done.code == 0 and "device cpu: the only device of this machine that serves this bundle" in done.err

@@ -114,6 +114,16 @@ def test_a_spoken_question_needs_no_text(eyes_and_ears: Path, recording: Path, p
     assert json.loads(done.out)["token_ids"] == list(reply.token_ids)
 
 
+def test_encoders_can_have_devices_of_their_own(eyes_and_ears: Path, picture: Path, program: Program) -> None:
+    asked = ("run", eyes_and_ears, "What?", "-i", picture, "-n", "2")
+    done = program(*asked, "--vision-device", "cpu", "--stats", "--json")
+    assert json.loads(done.out)["usage"]["encoder_devices"] == {"vision": "cpu"} and ", vision on cpu, " in done.err
+    refused = program(*asked, "--vision-device", "qnn")
+    assert refused.code == 1 and refused.out == "" and refused.err.count("\n") == 1
+    assert "pictures: device 'qnn' cannot run this bundle: it needs graphs with " in refused.err
+    assert "export the checkpoint with --device qnn" in refused.err
+
+
 def test_media_that_cannot_be_read_are_one_line(eyes_and_ears: Path, recording: Path, program: Program) -> None:
     for option, path, complaint in (("-i", recording, "my question.wav"), ("-a", "nowhere.wav", "nowhere.wav")):
         done = program("run", eyes_and_ears, "Hi", option, path)

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import edgephi
+from edgephi.export.compile import compile_bundle
 from edgephi.export.pipeline import export
 from edgephi.export.verify import verify
 from edgephi.runtime.audio import AudioInputs, count_tokens
@@ -224,3 +225,22 @@ def test_the_simulated_npu_answers_about_media_like_the_cpu(pair: Pair) -> None:
             given = simulated.chat(_asked(*parts), max_tokens=4, temperature=0)
             assert given.token_ids == wanted.token_ids
             assert set(given.usage.encoder_devices.values()) == {"qnn_simulator"} and simulated.left_to_cpu == {}
+
+
+@needs_simulator
+def test_encoders_are_compiled_each_by_itself(pair: Pair, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pair.folder, tmp_path / "npu"))
+    (form,) = compile_bundle(folder, ["x-elite"]).compiled
+    assert form.shared_weights and form.graphs.keys() == read_manifest(folder).graphs.keys() - {"embedding"}
+    weights = {name: set(graph.data) for name, graph in form.graphs.items()}
+    decoders = set[str]().union(*(files for name, files in weights.items() if name.startswith("text")))
+    assert len(decoders) == 1 and not weights["vision"] & (decoders | weights["speech"]) and weights["speech"]
+    for name in ("vision", "speech"):
+        assert [node.op_type for node in ir.load(folder / form.graphs[name].file).graph] == ["EPContext"]
+    # the simulator opens no shared weights, which keeps encoders from nothing
+    with edgephi.load(folder, vision_device="qnn_simulator:x-elite", prefix_cache=False) as session:
+        assert session.encoder_devices["vision"] == (
+            "qnn_simulator", "asked for; compiled ahead of time for x-elite"
+        )
+        image = prepare_image(_picture(100, 56), crop=Crop(SIDE, PATCH))
+        assert _apart(_image_rows(session, image), _image_rows(pair.plain, image)) < SIMULATED_APART
