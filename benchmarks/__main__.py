@@ -15,6 +15,7 @@ from edgephi.runtime.providers.cpu import default_threads
 
 from . import (
     analysis,
+    cache_error,
     checkpoints,
     encoder_error,
     export_cost,
@@ -171,6 +172,18 @@ def profile_nodes(bundle: Path, cases: tuple[str, ...], name: str, threads: int 
 def write_analysis(profiles: tuple[str, ...], compared: str, results: Path) -> None:
     """Set profiles of our steps beside the speeds of other runtimes, from the result files of both."""
     click.echo(analysis.write(results, profiles, compared))
+
+
+@cli.command("cache-error")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--examples", default=20, show_default=True, type=click.IntRange(min=1), help="Questions of each task.")
+@threads_option
+@results_option
+def measure_cache_error(bundle: Path, examples: int, threads: int | None, results: Path) -> None:
+    """Compare the answers of BUNDLE, made from the demo's checkpoint, over an INT8 cache and a float one."""
+    found = cache_error.measure(bundle, examples, threads or default_threads())
+    cache_error.write(found, results)
+    click.echo(cache_error.table(found))
 
 
 @cli.command("installed-size")

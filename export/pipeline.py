@@ -27,7 +27,7 @@ from ..runtime.errors import ExportError, WeightMismatch
 from ..runtime.manifest import FileRecord, Graph, Manifest, Region, RotaryTable, Source, TensorRecord
 from ..runtime.providers import for_export
 from ..runtime.providers.provider import Provider
-from . import families, interop, layout, lowering
+from . import families, int8_cache, interop, layout, lowering
 from .assemble import read_weight, source_bytes
 from .bundle import Staging
 from .checkpoint import Checkpoint, open_checkpoint
@@ -341,10 +341,11 @@ def _write_graphs(staging: Staging, blueprint: Blueprint) -> dict[str, Graph]:
         written[name] = Graph(f"{name}.onnx", files)
 
     for part, model in blueprint.graphs.items():
-        parts = blueprint.parts[part]
-        foreign = interop.foreign(part, blueprint.graphs)
+        parts, foreign = blueprint.parts[part], interop.foreign(part, blueprint.graphs)
         if foreign != part:
             write(part, model, parts)
+        for name, variant in int8_cache.variants(part, foreign, model).items():
+            write(name, variant, parts)
         if foreign is not None:
             interop.prune(model)
             write(foreign, model, parts)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ..runtime.errors import BundleError, CheckpointError, NonFiniteLogits, RequestError
 from ..runtime.graphs import Graph
-from ..runtime.manifest import MANIFEST_NAME, TUNED, Manifest, TensorRecord, read_manifest, verify_files
+from ..runtime.manifest import CACHE_SCALES, MANIFEST_NAME, TUNED, Manifest, TensorRecord, read_manifest, verify_files
 from ..runtime.providers import find as find_provider
 from ..runtime.providers.provider import Provider
 from . import families
@@ -167,7 +167,11 @@ def _feeds(
     tokens = {names.INPUT_IDS: ids[None]}
     if embedded is not None and names.INPUTS_EMBEDS in graph.inputs:
         tokens = {names.INPUTS_EMBEDS: embedded[None].astype(graph.inputs[names.INPUTS_EMBEDS].dtype)}
-    return {**tokens, names.ATTENTION_MASK: np.ones((1, len(ids)), np.int64), **past}
+    scales = {
+        name: np.full([int(size) for size in tensor.shape], 0.1, tensor.dtype)
+        for name, tensor in graph.inputs.items() if name == CACHE_SCALES
+    }
+    return {**tokens, names.ATTENTION_MASK: np.ones((1, len(ids)), np.int64), **past, **scales}
 
 
 def _window(graph: Graph, manifest: Manifest, embedded: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 MAXIMUM_BYTES = 8 << 20
 MAXIMUM_DEPTH = 64
 PICTURE_KINDS = ("crops", "patches")
+INT8_CACHE, CACHE_SCALES = "-int8-cache", "cache_scales"  # ends the name of a decoder; its input
 TUNED = "tuned."  # begins the names of what belongs to an adapter that was added to a bundle
 LARGEST_PICTURE = 1 << 14  # of either kind: attention over more patches is beyond any memory
 

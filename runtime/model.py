@@ -10,26 +10,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from . import compiled, prepacked
+import numpy as np
+
+from . import compiled, int8_cache, prepacked
 from .audio import AudioInputs
 from .cache import Position
 from .decode import CHUNK, Decoder
 from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
-from .errors import BundleError
+from .errors import BundleError, RequestError
 from .graphs import Graph, Interrupt
 from .inputs import EmbeddingInputs, TextInputs, TokenInputs
-from .manifest import Manifest
+from .manifest import INT8_CACHE, Manifest
 from .prefix_cache import PrefixCache, Prefixes
 from .prompt import Encoders, ReadPrompt
 from .providers import find as find_provider
 from .providers.provider import Provider
 from .rotary import RotaryTables
 from .selection import Choice
-from .stepping import FixedSteps
+from .stepping import FixedSteps, FreeSteps, Steps
 
 TEXT, TEXT_MEDIA, EMBEDDING, VISION, SPEECH = "text", "text-media", "embedding", "vision", "speech"
 TEXT_VISION, TEXT_SPEECH, STEP = "text-vision", "text-speech", "-step"
-TEXT_STEP = f"{TEXT}{STEP}"
+TEXT_STEP, TEXT_INT8_CACHE = f"{TEXT}{STEP}", f"{TEXT}{INT8_CACHE}"
 
 
 class Model:
@@ -43,22 +45,27 @@ class Model:
     def __init__(
         self, folder: Path, manifest: Manifest, provider: Provider, threads: int, tables: RotaryTables,
         prefix_cache: PrefixCache, prepared: Path | None = None, parts: Mapping[str, Choice] = MappingProxyType({}),
+        calibration: Callable[[], Sequence[int]] | None = None,
     ) -> None:
         """Open the decoder, its weights mapped from a file in the folder `prepared` where one is given.
 
-        `parts`: the devices of the encoders, by default that of the decoder. Raises BundleError, ProviderUnavailable,
-        and RequestError without room in that folder.
+        `parts`: the devices of the encoders, by default that of the decoder. `calibration`: keep keys and values as
+        INT8, with scales measured on these ids. Raises BundleError, ProviderUnavailable, and RequestError without room
+        in that folder or where the bundle takes no INT8 cache.
         """
         self._manifest = manifest
         self._chunk = CHUNK if provider.widest is None else provider.widest
         self._tables = tables
+        self._calibration = calibration
+        if calibration is not None:
+            int8_cache.require(manifest, TEXT)
 
         form = compiled.choose(manifest, provider)
         self.form_note = form.note
 
         def open_graph(name: str) -> Graph:
             path = folder / form.graphs.get(name, manifest.graphs[name]).file
-            if prepared is not None and name in (TEXT, TEXT_MEDIA):
+            if prepared is not None and name in (TEXT, TEXT_INT8_CACHE, TEXT_MEDIA):
                 path = prepacked.prepare(folder, manifest, name, provider, prepared)
             device = form.provider if name in form.graphs else provider
             # the look-up stays where its table is mapped: the decoder takes its vectors from the host
@@ -66,7 +73,8 @@ class Model:
 
         self._open: Callable[[str], Graph] = open_graph
         self._embedding = self._open(EMBEDDING) if EMBEDDING in manifest.graphs else None
-        self._prefixes = Prefixes(prefix_cache, manifest, provider.name)
+        kept_for = provider.name if calibration is None else f"{provider.name} {int8_cache.key(manifest, TEXT)}"
+        self._prefixes = Prefixes(prefix_cache, manifest, kept_for)
 
         def encoder(name: str) -> LazyGraph | None:
             if name not in manifest.graphs:
@@ -84,7 +92,7 @@ class Model:
             None if vision is None else ImageEncoder(vision, self._prefixes, fixed=fixed),
             None if speech is None else SpeechEncoder(speech, self._prefixes, fixed=fixed),
         )
-        self._use(TEXT)
+        self._use(TEXT if calibration is None else TEXT_INT8_CACHE)
 
     @property
     def decoder(self) -> Decoder:
@@ -116,8 +124,10 @@ class Model:
     ) -> Sequence[Position]:
         """What the decoder reads for `prompt`, with `adapter` from now on; encodes media not seen lately.
 
-        Raises BundleError, ProviderUnavailable, Interrupted.
+        Raises BundleError, ProviderUnavailable, Interrupted, and RequestError for an adapter over an INT8 cache.
         """
+        if adapter is not None and self._name == TEXT_INT8_CACHE:
+            raise RequestError(f"adapter {adapter!r} does not go with an INT8 cache: load the bundle without it (kv)")
         wanted = self._decoder_for(prompt)
         if wanted != self._name:
             self._switch(wanted)
@@ -148,8 +158,8 @@ class Model:
 
     def _decoder_for(self, prompt: ReadPrompt) -> str:
         """The decoder whose adapter a prompt needs: any picture → vision, recordings alone → speech."""
-        if self._name == TEXT_MEDIA:
-            return TEXT_MEDIA
+        if self._name in (TEXT_MEDIA, TEXT_INT8_CACHE):
+            return self._name
         pictured = any(not isinstance(slot.inputs, AudioInputs) for slot in prompt.slots)
         wanted = (TEXT_MEDIA, TEXT_VISION if pictured else TEXT_SPEECH) if prompt.slots else ()
         return next((name for name in wanted if name in self._manifest.graphs), TEXT)
@@ -171,16 +181,35 @@ class Model:
 
     def _use(self, name: str) -> None:
         graph = self._open(name)
-        text, inputs, steps = self._manifest.text, self._inputs(graph), None
+        text, inputs = self._manifest.text, self._inputs(graph)
+        steps: Steps | None = None
         self._iterator = self._open(f"{name}{STEP}") if f"{name}{STEP}" in self._manifest.graphs else None
         if self._iterator is not None:
             if not isinstance(inputs, EmbeddingInputs):
                 raise BundleError(f"{graph.path}: no graph {EMBEDDING!r} goes with it; export the checkpoint again")
             steps = FixedSteps(graph, self._iterator, text, inputs)
+        elif self._calibration is not None:
+            steps = self._int8_steps(graph, inputs, self._calibration)
         self._decoder = Decoder(
             graph, text, self._tables, inputs, chunk=self._chunk, prefixes=self._prefixes, steps=steps
         )
         self._graph, self._name = graph, name
+
+    def _int8_steps(self, graph: Graph, inputs: TextInputs, calibration: Callable[[], Sequence[int]]) -> Steps:
+        """Steps over an INT8 cache, whose scales are measured where they are not known."""
+        text = self._manifest.text
+        scales = np.empty(int8_cache.scales_shape(text), np.float32)
+
+        def over_scales() -> Steps:
+            return FreeSteps(graph, text, self._tables, inputs, self._chunk, scales)
+
+        def measured() -> None:
+            decoder = Decoder(graph, text, self._tables, inputs, chunk=self._chunk, steps=over_scales())
+            int8_cache.measure(decoder, text, calibration(), scales)
+            decoder.close()
+
+        int8_cache.find(self._manifest, TEXT, scales, measured)
+        return over_scales()
 
     def _inputs(self, graph: Graph) -> TextInputs:
         if self._embedding is None:

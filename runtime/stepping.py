@@ -13,7 +13,7 @@ from .cache import CacheShape, KeyValueCache, Position, Regime
 from .errors import BundleError
 from .graphs import Binding, Graph, Interrupt, Placed
 from .inputs import EmbeddingInputs, TextInputs
-from .manifest import TUNED, TextModel
+from .manifest import CACHE_SCALES, TUNED, TextModel
 from .rotary import RotaryTables
 
 GATE = "_lora"  # end of the names of the inputs that switch adapters
@@ -55,15 +55,21 @@ class FreeSteps:
     guesses = True
 
     def __init__(
-        self, graph: Graph, text: TextModel, tables: RotaryTables, inputs: TextInputs, widest: int
+        self, graph: Graph, text: TextModel, tables: RotaryTables, inputs: TextInputs, widest: int,
+        scales: np.ndarray | None = None,
     ) -> None:
-        """Raises BundleError where the graph is not the one that the manifest describes."""
+        """`scales`: of an INT8 cache, read in every run.
+
+        Raises BundleError where the graph is not the one that the manifest describes.
+        """
         self.shape = _cache_shape(graph, text, {"attention_mask"}, {"rotary_cos", "rotary_sin", "logits_rows"})
         self.widest = widest
         self._tables = tables
         self._inputs = inputs
         self._graph = graph
         self._binding = graph.bind()
+        if scales is not None:
+            self._binding.bind_input(CACHE_SCALES, scales)
         self._mask = np.ones((1, 0), np.int64)
         self._gates = [name for name in graph.optional if name.endswith(GATE)]
         self._bound: Regime | None = None

@@ -1,7 +1,7 @@
 """edgephi itself, through its command line and its public session.
 
-The variant that maps its weights keeps the prepared file inside the model's folder: it counts as disk, and is dropped
-from memory before a cold start.
+What a variant prepares the first time, weights to be mapped or scales of an INT8 cache, lies inside the model's folder:
+it counts as disk, and is dropped from memory before a cold start.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from pathlib import Path
 
 from .peer import Command, Conversion, Peer, call
 
-_PREPARED = "cache"  # in the model's folder, of the variant that maps
-_MAPPED = "-mapped"
+_PREPARED = "cache"  # in the model's folder
+_MAPPED, _INT8 = "-mapped", "-int8-cache"  # end the names of variants that prepare something
 
 
 class _Engine:
     def __init__(self, model: Path, threads: int, context: int) -> None:
         import edgephi
 
-        prepared = model / _PREPARED
-        mapped = prepared.is_dir()
-        if mapped:
-            os.environ["XDG_CACHE_HOME"] = str(prepared)
+        if model.name.endswith((_MAPPED, _INT8)):
+            os.environ["XDG_CACHE_HOME"] = str(model / _PREPARED)
         # What was read before is never read again, unless it is told to forget.
-        self._session = edgephi.load(model, threads=threads, prefix_cache=False, mapped=mapped)
+        self._session = edgephi.load(
+            model, threads=threads, prefix_cache=False, mapped=model.name.endswith(_MAPPED),
+            kv="int8" if model.name.endswith(_INT8) else "float",
+        )
 
     def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
         self._session.clear()
@@ -43,16 +44,15 @@ class _Engine:
 def _convert(conversion: Conversion) -> Sequence[Command]:
     export = (
         "-m", "edgephi", "export", str(conversion.checkpoint), "-o", str(conversion.target), "--precision", "int4",
-        "--preset", conversion.variant.removesuffix(_MAPPED), "--json",
+        "--preset", conversion.variant.partition("-")[0], "--json",
     )
-    if not conversion.variant.endswith(_MAPPED):
+    if not conversion.variant.endswith((_MAPPED, _INT8)):
         return [export]
     return [export, call("ours", "prepare", model=str(conversion.target), threads=conversion.threads)]
 
 
 def _prepare(model: str, threads: int) -> None:
-    """Let a first session make the file that later ones map."""
-    (Path(model) / _PREPARED).mkdir()
+    """Let a first session make what later ones find."""
     _Engine(Path(model), threads, 0)
 
 
@@ -65,6 +65,7 @@ PEER = Peer(
         "balanced": "INT4 in blocks of 64, searched grids, INT8 head",
         "fast": "INT4 in blocks of 256, searched grids, INT8 head behind an INT4 screen",
         "fast-mapped": "the same, its weights mapped from a file prepared for this processor",
+        "fast-int8-cache": "the same, keys and values kept as INT8 (`--kv int8`)",
     },
     convert=_convert,
     open=_Engine,

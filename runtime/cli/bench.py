@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .answering import Waiting, note
-from .settings import Settings, memory_options
+from .settings import Settings, cache_option, memory_options
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -55,6 +55,7 @@ class Measured:
 @click.option("-c", "--context", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
+@cache_option
 @click.option("--device", default="cpu", show_default=True, help="What computes.")
 @click.option("--compare", is_flag=True, help="Say how other programs are measured beside edgephi.")
 @click.option("--json", "as_json", is_flag=True, help="Print all samples as one JSON object.")
@@ -67,6 +68,7 @@ def bench(
     threads: int | None,
     mapped: bool,
     allow_oversized: bool,
+    kv: str,
     device: str,
     compare: bool,
     as_json: bool,
@@ -78,7 +80,7 @@ def bench(
         started = time.perf_counter()
         session = load(
             bundle, device=device, threads=threads, context=context, mapped=mapped, allow_oversized=allow_oversized,
-            prefix_cache=False,  # else every run but the first would find its prompt read
+            kv=kv, prefix_cache=False,  # else every run but the first would find its prompt read
         )
         load_seconds = time.perf_counter() - started
     with session, Waiting("measuring") as waiting:

@@ -18,7 +18,7 @@ import click
 from ..errors import RequestError
 from .answering import Finished, Shown, Waiting, answer, interruptible, note, note_end, require_form, statistics
 from .form_options import form_options
-from .settings import Settings, encoder_options, memory_options
+from .settings import Settings, cache_option, encoder_options, memory_options
 
 if TYPE_CHECKING:
     from ..session import Prompt, Session
@@ -72,6 +72,7 @@ def sampling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
+@cache_option
 @click.option(
     "--device", default="cpu", show_default=True,
     help="What computes: cpu, gpu, npu, a name that `edgephi doctor` knows, or auto for the fastest of them."
@@ -93,6 +94,7 @@ def run(
     context: int | None,
     threads: int | None,
     mapped: bool, allow_oversized: bool,
+    kv: str,
     device: str, vision_device: str | None, speech_device: str | None,
     as_boxes: bool,
     raw: bool,
@@ -115,8 +117,8 @@ def run(
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
     if as_boxes and (text is None or len(images) != 1 or recordings or system or raw or as_json or stream_json):
         raise click.UsageError("--ground takes PROMPT and one --image, and prints JSON by itself")
-    encoders = {"vision_device": vision_device, "speech_device": speech_device}
-    with loaded(bundle, device, threads, context, mapped, allow_oversized, prefix_cache, **encoders) as session:
+    further = {"vision_device": vision_device, "speech_device": speech_device, "kv": kv}
+    with loaded(bundle, device, threads, context, mapped, allow_oversized, prefix_cache, **further) as session:
         if text is None:
             from .repl import Repl
 
@@ -149,6 +151,7 @@ def run(
 def loaded(
     bundle: Path, device: str, threads: int | None, context: int | None, mapped: bool, allow_oversized: bool,
     prefix_cache: Path | None = None, *, vision_device: str | None = None, speech_device: str | None = None,
+    kv: str | None = None,
 ) -> Session:
     """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
@@ -157,6 +160,7 @@ def loaded(
         session = load(
             bundle, device=device, vision_device=vision_device, speech_device=speech_device, threads=threads,
             context=context, mapped=mapped, allow_oversized=allow_oversized, prefix_cache=prefix_cache,
+            kv=kv or "float",
         )
     if device != session.device:
         note(f"device {session.device}: {session.device_reason}")

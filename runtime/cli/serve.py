@@ -16,7 +16,7 @@ import click
 from ..errors import MissingDependency, RequestError
 from ..server.origins import read_listed
 from ..server.settings import PORT, Access, Limits, Loading, Settings
-from .settings import encoder_options, memory_options
+from .settings import cache_option, encoder_options, memory_options
 
 KEY_VARIABLE = "EDGEPHI_API_KEY"
 MIB = 1 << 20
@@ -47,6 +47,7 @@ Example:
 @encoder_options
 @click.option("-t", "--threads", type=int, metavar="N", help="Default: the physical cores.")
 @memory_options
+@cache_option
 @click.option("-c", "--context", "--ctx-size", type=int, metavar="N", help="Longest conversation, in tokens.")
 @click.option("--preload", is_flag=True, help="Load models now instead of when they are first asked for.")
 @click.option(
@@ -110,6 +111,7 @@ def serve(
     threads: int | None,
     context: int | None,
     mapped: bool, allow_oversized: bool,
+    kv: str,
     preload: bool,
     keep_alive: float,
     max_loaded: int,
@@ -138,7 +140,7 @@ def serve(
             loaded=max_loaded,
             idle_seconds=None if keep_alive < 0 else keep_alive,
         ),
-        loading=Loading(device, threads, context, mapped, allow_oversized, kept, vision_device, speech_device),
+        loading=Loading(device, threads, context, mapped, allow_oversized, kept, vision_device, speech_device, kv),
         preload=preload,
         media_from=tuple(map(read_listed, media_from)),
     )

@@ -28,6 +28,14 @@ def memory_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return mapped(oversized(function))
 
 
+def cache_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `kv` of the verbs whose conversations grow long."""
+    return click.option(
+        "--kv", type=click.Choice(("float", "int8")), default="float", show_default=True,
+        help="How keys and values are kept: int8 is faster behind long texts and takes a quarter of the memory.",
+    )(function)
+
+
 def encoder_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options `vision_device` and `speech_device` of every verb that takes pictures and recordings."""
     for part, media in (("speech", "recordings"), ("vision", "pictures")):

@@ -128,7 +128,7 @@ def load_engine(bundle: Bundle) -> Engine:
     loading = bundle.loading
     return load(
         bundle.folder, device=loading.device, threads=loading.threads, context=loading.context, mapped=loading.mapped,
-        allow_oversized=loading.allow_oversized, prefix_cache=loading.prefix_cache,
+        allow_oversized=loading.allow_oversized, prefix_cache=loading.prefix_cache, kv=loading.kv,
         vision_device=loading.vision_device if "image" in bundle.takes else None,
         speech_device=loading.speech_device if "audio" in bundle.takes else None,
     )

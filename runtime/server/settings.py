@@ -32,6 +32,7 @@ class Loading:
     prefix_cache: PrefixCache | None = field(default=None, repr=False)  # changes no answer
     vision_device: str | None = None
     speech_device: str | None = None
+    kv: str = "float"
 
 
 @dataclass(frozen=True)

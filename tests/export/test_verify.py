@@ -53,7 +53,7 @@ def test_the_report_counts_files_and_names_what_is_not_listed(tiny_bundle: Calla
     result = verify(bundle, progress=lambda *step: seen.append(step))
     manifest = read_manifest(bundle)
     assert result.files == len(manifest.files) and result.unlisted == ("notes.txt",) and result.layers == ()
-    assert result.graphs == ("model", "model-long", "text")
+    assert result.graphs == ("model", "model-long", "text", "text-int8-cache")
     assert result.nbytes == sum(record.size for record in manifest.files.values())
     assert ("hashes", result.nbytes, result.nbytes) in seen
 
