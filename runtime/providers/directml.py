@@ -21,7 +21,8 @@ PROVIDER = Provider(
     default_threads=default_threads,
     hardware=("GPU",),
     install="put onnxruntime-directml in the place of onnxruntime, on Windows 10 or later",
-    leaves_to_cpu=("Cast", "Gather", "ReduceSum", "Shape", "Sub"),
+    # ONNX Runtime's table of kernels has no quantized look-up; what else stays is whole numbers
+    leaves_to_cpu=("Cast", "Gather", "GatherBlockQuantized", "ReduceSum", "Shape", "Sub"),
     memory_pattern=False,
     memory="dml",
 )
