@@ -3,9 +3,8 @@
 Needs the extra `[train]`, espeak-ng and fonts (see tasks/speech/voices.py and tasks/images/drawing.py). The text
 weights stay as they are, but for embedding rows that no text used. Three stages, each with a state of its own to
 resume from: "vision" trains the image encoder, its projector and the adapter of pictures; "speech" the speech encoder,
-its projector and the adapter of recordings; "both" the second projector of the speech encoder, and once more the
-adapter and the projector of pictures. The first two need nothing of each other and may run at the same time, one
-thread each.
+its projector and the adapter of recordings; "both" the second projector of the speech encoder, and once more
+all that the first did. The first two need nothing of each other and may run at the same time, one thread each.
 
 Encoders begin alone, with what training knows of their inputs: what each patch shows (cross-entropy), and the words of
 a recording in their order (connectionist temporal classification, Graves et al. 2006).
@@ -38,7 +37,10 @@ SEED = 5
 GRADIENT_NORM = 1.0
 CLIPS = 4000  # recordings of each task
 _IMAGE, _AUDIO = "embed_tokens_extend.image_embed.", "embed_tokens_extend.audio_embed."
-_PICTURE_PARTS = (f"{_IMAGE}img_projection", f"{_IMAGE}global_img", f"{_IMAGE}sub_img", ".down.vision.", ".up.vision.")
+_PICTURE_PARTS = (
+    f"{_IMAGE}img_processor.embeddings", f"{_IMAGE}img_processor.encoder", f"{_IMAGE}img_projection",
+    f"{_IMAGE}global_img", f"{_IMAGE}sub_img", ".down.vision.", ".up.vision.",
+)  # fmt: skip
 
 log = logging.getLogger("edgephi.demo.train_media")
 
@@ -62,17 +64,17 @@ class Stage:
 STAGES = {
     "vision": Stage(
         "vision", tuple(images.TASKS),
-        (*_PICTURE_PARTS, f"{_IMAGE}img_processor.embeddings", f"{_IMAGE}img_processor.encoder", "marks.", "cells."),
-        alone=0.45, muon=3e-3, adam=2e-3,
+        (*_PICTURE_PARTS, "marks.", "cells."),
+        alone=0.58, muon=3e-3, adam=2e-3,
     ),
     "speech": Stage(
         "speech", tuple(speech.TASKS),
         (f"{_AUDIO}encoder.", "_proj_for_speech", ".down.speech.", ".up.speech.", "words."),
-        alone=0.4, muon=3e-3, adam=2e-3,
+        alone=0.5, muon=3e-3, adam=2e-3,
     ),
     "both": Stage(
         "vision", (*images.TASKS, spoken.NAME), (*_PICTURE_PARTS, "_proj_for_vision_speech"),
-        alone=0.0, muon=2e-3, adam=1e-3, needs=("vision", "speech"),
+        alone=0.0, muon=1.2e-3, adam=1e-3, needs=("vision", "speech"),
     ),
 }  # fmt: skip
 
@@ -89,7 +91,7 @@ class Settings:
     media: architecture.MediaShape = architecture.MEDIA
 
 
-STEPS = {"vision": 20000, "speech": 8500, "both": 2500}
+STEPS = {"vision": 15500, "speech": 7000, "both": 4500}
 
 
 @click.command()

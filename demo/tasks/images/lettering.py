@@ -7,7 +7,7 @@ from ..source import Source
 from .drawing import SIDE, canvas, ink, letter_marks, pick_font, pictured
 
 NAME = "read"
-RANGE = "one coined word of up to 6 small letters or one number of up to 4 digits, in fonts that were never seen"
+RANGE = "one coined word of 4 or 5 small letters or one number of up to 4 digits, in fonts that were never seen"
 
 _QUESTIONS = (
     "What does it say?",
@@ -18,14 +18,14 @@ _QUESTIONS = (
     "Which word or number is this?",
 )
 _MARGIN = 5
-_LONGEST, _SHORT = 6, 4  # letters; a picture of one crop has room for a short word
+_LONGEST = 5  # letters
 _SIZES = ((SIDE, SIDE), (2 * SIDE, SIDE), (SIDE, SIDE // 2))  # one crop, two, and one of which half is padding
 
 
 def make(source: Source) -> Example:
     """A picture of `fobu` and `What does it say?` → `fobu`."""
     text, content = _text(source)
-    width, height = (2 * SIDE, SIDE) if len(text) > _SHORT else source.weighted(_SIZES, (8, 1, 1))
+    width, height = source.weighted(_SIZES, (8, 1, 1))
     image, draw = canvas(source, width, height)
     font = pick_font(source, size := source.between(28, 40))
     while True:
@@ -43,7 +43,8 @@ def make(source: Source) -> Example:
 
 def _text(source: Source) -> tuple[str, str]:
     """What to write, and the content that decides its side; drawing is too slow to find that out afterwards."""
+    number = source.chance(0.35)  # first, so that both sides of the split have as many
     while True:
-        word = str(source.below(10 ** source.between(1, 4))) if source.chance(0.35) else source.coined()
+        word = str(source.below(10 ** source.between(1, 4))) if number else source.coined()
         if len(word) <= _LONGEST and source.allowed(f"word {word}"):
             return word, f"word {word}"
