@@ -165,7 +165,9 @@ class Model:
         return next((name for name in wanted if name in self._manifest.graphs), TEXT)
 
     def _switch(self, name: str) -> None:
+        """Another decoder over other keys and values; a later prompt may go on with those of this one."""
         before = self._name
+        self._prefixes.save(self._decoder.cache, 0)
         self._close_decoder()
         try:
             self._use(name)

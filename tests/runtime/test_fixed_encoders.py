@@ -21,6 +21,7 @@ from PIL import Image
 
 import edgephi
 from edgephi.export.compile import compile_bundle
+from edgephi.export.graph import MICROSOFT, GraphBuilder
 from edgephi.export.pipeline import export
 from edgephi.export.verify import verify
 from edgephi.runtime.audio import AudioInputs, count_tokens
@@ -159,6 +160,16 @@ def test_turns_about_a_picture_go_on_behind_what_was_read(pair: Pair) -> None:
     assert second.token_ids == pair.plain.chat(messages, max_tokens=8, temperature=0).token_ids
 
 
+def test_a_conversation_outlasts_the_decoder_of_another_one(pair: Pair) -> None:
+    with edgephi.load(pair.folder, prefix_cache=edgephi.PrefixCache(), threads=1) as session:
+        messages = _asked("what does the sign say? " * 10)
+        first = session.chat(messages, max_tokens=1, temperature=0)
+        session.chat(_asked(_picture(112, 56), "what is it"), max_tokens=1, temperature=0)
+        again = session.chat(messages, max_tokens=1, temperature=0)
+        assert first.usage.cached_tokens == 0 < first.usage.prompt_tokens - again.usage.cached_tokens <= 64
+        assert again.token_ids == first.token_ids
+
+
 def test_blocks_are_rounded_alike(quantized: Pair) -> None:
     image, recording = prepare_image(_picture(100, 56), crop=Crop(SIDE, PATCH)), _recording(900)
     assert _apart(_image_rows(quantized.fixed, image), _image_rows(quantized.plain, image)) < ROUNDED_APART
@@ -192,7 +203,7 @@ def test_graphs_are_fixed_without_branches_and_share_their_weights(quantized: Pa
 @needs_simulator
 @pytest.mark.parametrize("name", ["vision", "speech"])
 def test_an_encoder_runs_on_the_simulated_npu_whole(name: str, quantized: Pair) -> None:
-    """No operator is refused."""
+    """No operator of it is refused."""
     path, simulator = quantized.folder / f"{name}.onnx", find("qnn_simulator")
     model = ir.load(path)
     for node in model.graph:
@@ -215,6 +226,51 @@ def test_an_encoder_runs_on_the_simulated_npu_whole(name: str, quantized: Pair) 
     wanted, given = exact.run(feeds), simulated.run(feeds)
     for key, value in wanted.items():
         assert _apart(given[key], value) < SIMULATED_APART, key
+
+
+def _product(inputs: int, block: int, shape: tuple[int, ...]) -> ir.Model:
+    """A block-quantized product of 64 outputs."""
+    graph, blocks = GraphBuilder("product"), -(-inputs // block)
+    codes = graph.constant("codes", np.full((64, blocks, block), 128, np.uint8))
+    operands = (graph.input("x", ir.DataType.FLOAT, (*shape, inputs)), codes, graph.constant(
+        "scales", np.ones((64, blocks), np.float32)
+    ))
+    attributes: dict[str, Any] = {"N": 64, "K": inputs, "bits": 8, "block_size": block, "accuracy_level": 4}
+    (y,) = graph.node("MatMulNBits", operands, "y", domain=MICROSOFT, attributes=attributes)
+    graph.output(y, "out", ir.DataType.FLOAT, (*shape, 64))
+    return graph.model()
+
+
+def _attention() -> ir.Model:
+    graph = GraphBuilder("attention")
+    rows = [graph.input(name, ir.DataType.FLOAT, (1, 16, 64)) for name in ("q", "k", "v")]
+    (y,) = graph.node("MultiHeadAttention", rows, "y", domain=MICROSOFT, attributes={"num_heads": 2})
+    graph.output(y, "out", ir.DataType.FLOAT, (1, 16, 64))
+    return graph.model()
+
+
+def _places() -> ir.Model:
+    graph = GraphBuilder("places")
+    found = graph.apply("NonZero", (graph.input("x", ir.DataType.BOOL, (8,)),), "y")
+    graph.output(found, "out", ir.DataType.INT64, (1, "found"))
+    return graph.model()
+
+
+@needs_simulator
+@pytest.mark.parametrize(("model", "refused"), [
+    (_product(128, 64, (1, 4)), None),
+    (_product(128, 64, (4,)), "MatMulNBits"),  # so rows come as a batch
+    (_product(48, 32, (1, 4)), "MatMulNBits"),  # so what ends in the middle of a block stays float32
+    (_attention(), "MultiHeadAttention"),  # so attention is drawn in single steps
+    (_places(), "NonZero"),  # so what depends on a picture is computed outside
+], ids=["product", "product of rows", "padded blocks", "fused attention", "places"])
+def test_what_the_compiler_refuses_is_drawn_otherwise(model: ir.Model, refused: str | None, tmp_path: Path) -> None:
+    ir.save(model, tmp_path / "graph.onnx")
+    if refused is None:
+        assert Graph(tmp_path / "graph.onnx", find("qnn_simulator"), 1).left_to_cpu == {}
+        return
+    with pytest.raises(edgephi.ProviderUnavailable, match=f"does not take {refused} on CPUExecutionProvider"):
+        Graph(tmp_path / "graph.onnx", find("qnn_simulator"), 1)
 
 
 @needs_simulator
