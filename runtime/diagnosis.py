@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from . import providers
+from . import drivers, providers
 from .encoder_devices import MEDIA
 from .engine import TELEMETRY_OFF
 from .fit import judge as judge_memory
@@ -62,7 +62,10 @@ class BundleReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything. `available_memory` in bytes, None where the system does not tell; `int4_parameters` would fit."""
+    """Everything. `available_memory` in bytes, None where the system does not tell; `int4_parameters` would fit.
+
+    `drivers`: of GPUs and NPUs, on Linux; elsewhere they are told with the devices that they drive.
+    """
 
     system: str
     processor: str
@@ -70,6 +73,7 @@ class Report:
     logical_processors: int
     threads: int
     versions: dict[str, str]
+    drivers: tuple[str, ...]
     telemetry: str
     available_memory: int | None
     int4_parameters: int | None
@@ -85,7 +89,8 @@ def diagnose(bundles: tuple[Path, ...] = ()) -> Report:
         system=f"{platform.system()} {platform.release()} {platform.machine()}", processor=_processor(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         logical_processors=os.cpu_count() or 1, threads=providers.find("cpu").default_threads(),
-        versions=_versions(), telemetry=_telemetry(), available_memory=available, int4_parameters=parameters,
+        versions=_versions(), drivers=drivers.found(), telemetry=_telemetry(),
+        available_memory=available, int4_parameters=parameters,
         devices=tuple(map(_device, providers.names())),
         bundles=tuple(_bundle(folder, available) for folder in bundles),
     )

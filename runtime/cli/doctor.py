@@ -1,6 +1,6 @@
 """The verb `edgephi doctor`: what this machine offers, and why each device was accepted or not.
 
-Boundary: prints what diagnosis.py found. The text is a report that can be attached to an issue as it is.
+Boundary: prints what diagnosis.py found, or writes it as a report that can be attached to an issue as it is.
 """
 
 from __future__ import annotations
@@ -16,20 +16,39 @@ import click
 if TYPE_CHECKING:
     from ..diagnosis import Report
 
+_REPORT = """\
+## What happened
+
+<!-- The command or call, what you expected, what came instead; errors word for word. -->
+
+## Where (`edgephi doctor`)
+
+```text
+{facts}
+```
+"""
+
 
 @click.command()
 @click.argument("bundles", nargs=-1, type=click.Path(path_type=Path), metavar="[BUNDLE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(bundles: tuple[Path, ...], as_json: bool) -> None:
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a report in Markdown for an issue: no names of users, no folders of yours.",
+)
+def doctor(bundles: tuple[Path, ...], as_json: bool, report: Path | None) -> None:
     """Say what this machine offers: devices, providers, memory, versions; and for each BUNDLE, what can serve it."""
     from ..diagnosis import diagnose
 
-    report = diagnose(bundles)
+    found = diagnose(bundles)
+    lines = [f"{name:17}{text}" for name, text in _lines(found)]
+    if report is not None:
+        report.write_text(_REPORT.format(facts="\n".join(lines)), encoding="utf-8")
+        click.echo(f"written: {report}", err=True)
     if as_json:
-        click.echo(json.dumps(asdict(report)))
-        return
-    for name, text in _lines(report):
-        click.echo(f"{name:15}{text}")
+        click.echo(json.dumps(asdict(found)))
+    elif report is None:
+        click.echo("\n".join(lines))
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
@@ -38,6 +57,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "machine", f"{report.processor}, {report.logical_processors} processors, {report.threads} threads used"
     yield "system", f"{report.system}, {report.python}"
     yield "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    yield "drivers", ", ".join(report.drivers) or "none of a GPU or NPU that the system names"
     yield "telemetry", report.telemetry
     if report.available_memory is None or report.int4_parameters is None:
         yield "free memory", "this system does not tell"

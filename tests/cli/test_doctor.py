@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgephi.runtime import providers
+import pytest
+
+from edgephi.runtime import drivers, providers
 
 Program = Callable[..., Any]
 
@@ -26,7 +28,8 @@ def test_every_device_is_accepted_or_refused_with_a_reason(program: Program) -> 
 def test_the_report_names_what_serves_a_bundle(bundle: Path, program: Program) -> None:
     done = program("doctor", bundle)
     assert done.code == 0 and done.err == ""
-    lines = {line[:15].strip(): line[15:] for line in done.out.splitlines() if line[:15].strip()}
+    lines = {line[:17].strip(): line[17:] for line in done.out.splitlines() if line[:17].strip()}
+    assert {"machine", "system", "versions", "drivers", "telemetry", "free memory"} <= lines.keys()
     assert lines["cpu"].startswith("yes: ") and "made for cpu" in lines["bundle"] and "served by cpu" in lines["bundle"]
     refused = [line.strip() for line in done.out.splitlines() if line.strip().startswith("not ")]
     assert any(line.startswith("not qnn: ") for line in refused)
@@ -39,6 +42,30 @@ def test_the_report_names_the_parts_that_can_have_a_device_of_their_own(
     found = json.loads(program("doctor", tiny_multimodal_bundle(), "--json").out)["bundles"][0]
     assert found["encoders"] == ["vision", "speech"] and "cpu" in found["serves"]
     assert "vision by what --vision-device names" in program("doctor", tiny_multimodal_bundle()).out
+
+
+def test_a_report_for_an_issue_holds_the_facts_and_no_folder(bundle: Path, tmp_path: Path, program: Program) -> None:
+    done = program("doctor", bundle, "--report", tmp_path / "report.md")
+    assert done.code == 0 and done.out == "" and done.err == f"written: {tmp_path / 'report.md'}\n"
+    text = (tmp_path / "report.md").read_text()
+    for fact in ("## What happened", "machine ", "onnxruntime ", "telemetry ", "cpu ", "not qnn: ", "free memory "):
+        assert fact in text
+    assert str(Path.home()) not in text and str(bundle.parent) not in text
+
+
+def test_drivers_are_those_that_the_kernel_has_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, driver in (("drm/card0", "amdgpu"), ("drm/renderD128", "amdgpu"), ("accel/accel0", "intel_vpu")):
+        (tmp_path / "bus" / driver).mkdir(parents=True, exist_ok=True)
+        folder = tmp_path / "class" / device / "device"
+        folder.mkdir(parents=True)
+        (folder / "driver").symlink_to(tmp_path / "bus" / driver)
+    (tmp_path / "class" / "drm" / "version").write_text("drm 1.1.0")
+    (tmp_path / "module" / "intel_vpu").mkdir(parents=True)
+    (tmp_path / "module" / "intel_vpu" / "version").write_text("1.2.3\n")
+    monkeypatch.setattr(drivers, "KERNEL", tmp_path)
+    assert drivers.found() == ("amdgpu (card0, renderD128)", "intel_vpu 1.2.3 (accel0)")
+    monkeypatch.setattr(drivers, "KERNEL", tmp_path / "nothing")
+    assert drivers.found() == ()
 
 
 def test_run_says_which_device_it_took_and_why(bundle: Path, program: Program) -> None:
