@@ -203,6 +203,8 @@ cli.add_command(form_verbs.measure_validity)
 cli.add_command(form_verbs.measure_cost)
 cli.add_command(latency_verb.measure_speculation)
 cli.add_command(latency_verb.measure_prefix_cache)
+cli.add_command(latency_verb.measure_switch)
+cli.add_command(latency_verb.measure_threads)
 
 
 def _count(name: str, number: int, total: int) -> None:

@@ -1,6 +1,6 @@
-"""The verbs `speculation`, `prefix-cache` and `idle` of `python -m edgephi.benchmarks`.
+"""The verbs `speculation`, `prefix-cache`, `switch-cost` and `threads` of `python -m edgephi.benchmarks`.
 
-Boundary: options in, tables out; measuring is speculation.py's and prefixes.py's.
+Boundary: options in, tables out; measuring is that of the files that are imported here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import click
 
 from edgephi.runtime.providers.cpu import default_threads
 
-from . import prefixes, speculation
+from . import prefixes, speculation, switch_cost, thread_settings
 
 _threads = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 _processor_time = click.option(
@@ -72,3 +72,25 @@ def measure_prefix_cache(
     )
     prefixes.write(found, results)
     click.echo(prefixes.table(found))
+
+
+@click.command("switch-cost")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_threads
+@_results
+def measure_switch(bundle: Path, threads: int | None, results: Path) -> None:
+    """The token at which a LongRoPE model changes its rotary table, in an ordinary session and in a long one."""
+    count = threads or default_threads()
+    found = switch_cost.measure(bundle, count)
+    switch_cost.write(bundle.resolve().name, count, found, results)
+    click.echo(switch_cost.table(bundle.resolve().name, count, found))
+
+
+@click.command("threads")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_results
+def measure_threads(bundle: Path, results: Path) -> None:
+    """A token of BUNDLE on one core, two, and two of which one is slower, with threads that spin and that do not."""
+    found = thread_settings.measure(bundle)
+    thread_settings.write(bundle.resolve().name, found, results)
+    click.echo(thread_settings.table(bundle.resolve().name, found))

@@ -79,12 +79,7 @@ def load(
     choice = choose(device, manifest, lambda candidate: _seconds(folder, manifest, candidate, tables))
     parts = choose_encoders(folder, manifest, choice, {"vision": vision_device, "speech": speech_device})
     provider = choice.provider
-    if mapped and not provider.maps_weights:
-        raise RequestError(f"device {provider.name!r} maps no weights: load without mapping (--mapped)")
-    prepared = prepacked.default_folder() if mapped else None
-    if prepared is not None and not allow_oversized:
-        ready = prepacked.find(manifest, TEXT, provider, prepared) is not None
-        require_memory(manifest, context, available_memory(), mapped=ready)
+    prepared = _folder_to_map(manifest, provider, context, allow_oversized) if mapped else None
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
         text = pool.submit(_open_text, folder, manifest, tables.context)
@@ -98,6 +93,17 @@ def load(
     if model.form_note is not None:
         choice = replace(choice, reason=f"{choice.reason}; {model.form_note}")
     return Session(manifest, choice, chosen, tokenizer, reader, model)
+
+
+def _folder_to_map(manifest: Manifest, provider: Provider, context: int | None, allow_oversized: bool) -> Path:
+    """Where weights to be mapped are kept. Raises RequestError, and NotEnoughMemory to prepare them."""
+    if not provider.maps_weights:
+        raise RequestError(f"device {provider.name!r} maps no weights: load without mapping (--mapped)")
+    prepared = prepacked.default_folder()
+    if not allow_oversized:
+        ready = prepacked.find(manifest, TEXT, provider, prepared) is not None
+        require_memory(manifest, context, available_memory(), mapped=ready)
+    return prepared
 
 
 def _open_text(folder: Path, manifest: Manifest, context: int) -> tuple[Tokenizer, PromptReader]:

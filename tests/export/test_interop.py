@@ -40,7 +40,7 @@ def test_a_template_of_its_own_and_the_licence_come_along(folder: Path) -> None:
     assert read_manifest(target).licence == "mit"
     assert {path.name for path in target.iterdir()} == {
         *COPIED, "LICENSE", "chat_template.jinja", "config.json", "edgephi.json", "genai_config.json", "model.onnx",
-        "model-long.onnx", "text.onnx", "text.onnx.data",
+        "model-long.onnx", "text-int8-cache.onnx", "text.onnx", "text.onnx.data",
     }
 
 
