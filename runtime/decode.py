@@ -135,12 +135,14 @@ class Decoder:
 
     @property
     def room(self) -> int:
-        """How many positions a step may try: until the context ends or another rotary table is needed.
+        """How many positions a step may try, at most `chunk`: until the context ends or another rotary table is needed.
 
         0 where a step over several positions costs as much as a step for each.
         """
         regime = self._cache.regime
-        return 0 if regime is None or not self._steps.guesses else min(regime.rotary, self.context) - len(self._cache)
+        if regime is None or not self._steps.guesses:
+            return 0
+        return min(self._chunk, min(regime.rotary, self.context) - len(self._cache))
 
     def extend(self, positions: Sequence[Position], interrupt: Interrupt) -> tuple[np.ndarray, Work]:
         """`append` of several positions, at most `room` of them; logits (positions, vocab) behind each."""
