@@ -73,14 +73,14 @@ def choose(
         hardware(candidates[0])
         return Choice(candidates[0], "asked for")
     verdicts = [judge(candidate, made_for) for candidate in candidates]
-    serving = [verdict.provider for verdict in verdicts if verdict.reason is None]
+    serving = [verdict for verdict in verdicts if verdict.reason is None]
     if not serving:
         reasons = "; ".join(f"{verdict.provider.name}: {verdict.reason}" for verdict in verdicts)
         raise ProviderUnavailable(f"no {device} of this machine serves this bundle ({reasons})")
     if len(serving) == 1:
-        return Choice(serving[0], "the only device of this machine that serves this bundle")
+        return Choice(serving[0].provider, "the only device of this machine that serves this bundle")
     memory = cached("devices.json") if memory is None else memory
-    return _fastest(serving, _key(serving, manifest, part), measure, memory)
+    return _fastest([verdict.provider for verdict in serving], _key(serving, manifest, part), measure, memory)
 
 
 def _fastest(serving: list[Provider], key: str, measure: Measure, memory: Path) -> Choice:
@@ -102,10 +102,11 @@ def _fastest(serving: list[Provider], key: str, measure: Measure, memory: Path) 
     return Choice(by_name[best], "; ".join([f"the fastest here ({how}: {shown})", *failures]))
 
 
-def _key(serving: list[Provider], manifest: Manifest, part: str) -> str:
-    """The same machine, ONNX Runtime, graphs and candidates have the same winner for a part."""
+def _key(serving: list[Verdict], manifest: Manifest, part: str) -> str:
+    """The same machine, ONNX Runtime, graphs, candidates and their hardware have the same winner for a part."""
     files = sorted(record.sha256 for record in manifest.files.values())
-    facts = (platform.node(), platform.machine(), RUNTIME, [provider.name for provider in serving], files, part)
+    candidates = [(verdict.provider.name, verdict.found) for verdict in serving]
+    facts = (platform.node(), platform.machine(), RUNTIME, candidates, files, part)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 

@@ -96,7 +96,9 @@ def test_a_bundle_for_other_graphs_is_refused_with_the_export_that_helps(manifes
         selection.choose("qnn", manifest, _never)
 
 
-def test_the_fastest_is_measured_once_and_remembered(manifest: Manifest, devices: None, tmp_path: Path) -> None:
+def test_the_fastest_is_measured_once_for_a_machine_and_remembered(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: None
+) -> None:
     memory, measured = tmp_path / "cache" / "devices.json", list[str]()
 
     def measure(provider: Provider) -> float:
@@ -107,6 +109,9 @@ def test_the_fastest_is_measured_once_and_remembered(manifest: Manifest, devices
     assert first.provider is FAST and first.reason == "the fastest here (measured: fast 1.000 s, cpu 2.000 s)"
     again = selection.choose("auto", manifest, measure, memory)
     assert again.provider is FAST and "remembered" in again.reason and measured == ["cpu", "fast"]
+    monkeypatch.setattr(selection.providers, "names", lambda: ("cpu", "fast"))
+    monkeypatch.setattr(selection, "hardware", lambda provider: (f"another chip for {provider.name}",))
+    assert "measured" in selection.choose("auto", manifest, measure, memory).reason
     memory.write_text("[damaged")
     assert "measured" in selection.choose("auto", manifest, measure, memory).reason
 
