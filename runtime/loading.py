@@ -18,7 +18,7 @@ from .fit import require_memory
 from .graphs import Interrupt
 from .manifest import Manifest, read_manifest, verify_files
 from .memory import available_memory
-from .model import TEXT, Model
+from .model import TEXT, TEXT_INT8_CACHE, Model
 from .prefix_cache import PrefixCache, find
 from .prompt import PromptReader
 from .providers.provider import Provider
@@ -56,7 +56,7 @@ def load(
     process and is as private as the prompts; False not at all; or a PrefixCache with bounds of its own.
 
     `mapped`: take the weights from a file in the user's cache folder that is made for this processor the first time,
-    about 2.4 times the bundle. Sessions and processes share its pages, and a system short of memory drops them instead
+    1.8 to 2.4 times the bundle. Sessions and processes share its pages, and a system short of memory drops them instead
     of swapping; answers and speed are the same. `allow_oversized`: load although memory for `context` tokens, or for
     the shortest conversation where that is None, is not free.
 
@@ -79,7 +79,8 @@ def load(
     choice = choose(device, manifest, lambda candidate: _seconds(folder, manifest, candidate, tables))
     parts = choose_encoders(folder, manifest, choice, {"vision": vision_device, "speech": speech_device})
     provider = choice.provider
-    prepared = _folder_to_map(manifest, provider, context, allow_oversized) if mapped else None
+    decoder = TEXT if kv == "float" else TEXT_INT8_CACHE
+    prepared = _folder_to_map(manifest, decoder, provider, context, allow_oversized) if mapped else None
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
         text = pool.submit(_open_text, folder, manifest, tables.context)
@@ -95,13 +96,15 @@ def load(
     return Session(manifest, choice, chosen, tokenizer, reader, model)
 
 
-def _folder_to_map(manifest: Manifest, provider: Provider, context: int | None, allow_oversized: bool) -> Path:
+def _folder_to_map(
+    manifest: Manifest, decoder: str, provider: Provider, context: int | None, allow_oversized: bool
+) -> Path:
     """Where weights to be mapped are kept. Raises RequestError, and NotEnoughMemory to prepare them."""
     if not provider.maps_weights:
         raise RequestError(f"device {provider.name!r} maps no weights: load without mapping (--mapped)")
     prepared = prepacked.default_folder()
     if not allow_oversized:
-        ready = prepacked.find(manifest, TEXT, provider, prepared) is not None
+        ready = decoder in manifest.graphs and prepacked.find(manifest, decoder, provider, prepared) is not None
         require_memory(manifest, context, available_memory(), mapped=ready)
     return prepared
 

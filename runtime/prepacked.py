@@ -2,8 +2,10 @@
 
 Boundary: where such files are and how one comes about; ONNX Runtime writes and reads them. By default a session packs
 the weights of a bundle into memory of its own. Mapped from a prepared file, they are pages of a file: sessions and
-processes share them, and a system short of memory drops and reads them again instead of swapping. It costs about 2.4
-times the bundle on disk, and the first time the memory of a usual session; answers and speed are the same.
+processes share them, and a system short of memory drops and reads them again instead of swapping. It costs 1.8 to 2.4
+times the bundle on disk, for the original codes must be there too: ONNX Runtime packs them at every load and finds the
+prepared form by a hash of the result. The first time it costs the memory of a usual session; answers and speed are the
+same.
 """
 
 from __future__ import annotations

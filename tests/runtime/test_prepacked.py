@@ -12,7 +12,7 @@ import pytest
 
 import edgephi
 from edgephi import RequestError
-from edgephi.runtime import prepacked
+from edgephi.runtime import int8_cache, prepacked
 from edgephi.runtime.manifest import FileRecord, read_manifest
 from edgephi.runtime.model import TEXT
 from edgephi.runtime.providers import find
@@ -23,6 +23,7 @@ CPU = find("cpu")
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(prepacked, "default_folder", lambda: tmp_path / "prepared")
+    monkeypatch.setattr(int8_cache, "cached", lambda name: tmp_path / "user" / name)
     return tmp_path / "prepared"
 
 
@@ -104,3 +105,12 @@ def test_a_full_disk_shows_before_the_first_byte(
     with pytest.raises(RequestError, match=r"need \d\.\d GB in .*, 0\.0 GB are free there: free some space"):
         edgephi.load(folder, mapped=True)
     assert list(cache.iterdir()) == []
+
+
+def test_the_decoder_over_an_int8_cache_has_a_file_of_its_own(tiny_bundle: Callable[..., Path], cache: Path) -> None:
+    folder, ids = tiny_bundle("mini", precision="int4"), [(7919 * index) % 380 for index in range(40)]
+    answers = []
+    for mapped in (False, True):
+        with edgephi.load(folder, threads=1, mapped=mapped, kv="int8", prefix_cache=False) as session:
+            answers.append(session.generate(ids, max_tokens=6, temperature=0).token_ids)
+    assert answers[0] == answers[1] and len(list(cache.iterdir())) == 1
