@@ -185,7 +185,7 @@ def test_the_simulated_npu_answers_like_the_cpu(demo_bundle: Path, tmp_path: Pat
     simulated = edgephi.load(tmp_path / "npu", device="qnn_simulator", prefix_cache=False)
     with edgephi.load(demo_bundle, prefix_cache=False) as plain, simulated:
         assert simulated.device == "qnn_simulator" and simulated.left_to_cpu == {}
-        for task in ("sum", "sort", "copy"):
-            for example in held_out(task, 2, seed=1):
-                wanted = plain.chat(list(example.turns), max_tokens=24, temperature=0)
-                assert simulated.chat(list(example.turns), max_tokens=24, temperature=0).token_ids == wanted.token_ids
+        for task in ("sum", "sort", "copy"):  # few and short: a step takes a third of a second
+            (example,) = held_out(task, 1, seed=1)
+            wanted = plain.chat(list(example.turns), max_tokens=10, temperature=0)
+            assert simulated.chat(list(example.turns), max_tokens=10, temperature=0).token_ids == wanted.token_ids
