@@ -21,7 +21,7 @@ from . import metrics
 from .answering import Answers, until_gone
 from .body import read_form, read_json
 from .chat_answer import ChatWriter
-from .chat_request import read_chat
+from .chat_request import ChatRequest, read_chat
 from .completion_answer import CompletionWriter
 from .completion_request import RawPrompt, read_completion
 from .event_stream import EventStream
@@ -32,7 +32,7 @@ from .models import Model, Models
 from .problems import problem_of
 from .remote import Remote
 from .responses_answer import ResponsesWriter
-from .responses_request import read_responses
+from .responses_request import ResponsesRequest, read_responses
 from .settings import Settings
 from .speech_answer import SpeechWriter
 from .speech_request import read_speech, require_audio
@@ -55,23 +55,15 @@ class Endpoints:
 
     async def chat(self, request: Request) -> Response | EventStream:
         """POST /v1/chat/completions."""
-        fields = await read_json(request, self.settings.limits)
-        model = self.models.choose(fields.text("model"), fields.text("adapter"))
-        client = _client(request, fields)
+        fields, model, client = await self._asked(request)
         asked = await asyncio.to_thread(read_chat, fields, model.bundle, self.settings.media_from)
-        messages = await until_gone(request.receive, self.remote.fill(asked.messages))
-        task = Task(client, ask(messages, asked.options, model.bundle.adapter))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ChatWriter(Head.new("chatcmpl-", model.bundle), logprobs, include_usage=asked.include_usage)
-        answers = Answers(model.worker, [task])
-        parts = _with_one_call(answers) if asked.tools.one_call else answers.parts()
-        return await self._reply(request, answers, parts, writer, asked.ignored, asked.stream)
+        return await self._talk(request, model, client, asked, writer)
 
     async def completions(self, request: Request) -> Response | EventStream:
         """POST /v1/completions."""
-        fields = await read_json(request, self.settings.limits)
-        model = self.models.choose(fields.text("model"), fields.text("adapter"))
-        client = _client(request, fields)
+        fields, model, client = await self._asked(request)
         asked = read_completion(fields, model.bundle)
         prompts = await asyncio.to_thread(_raw_ids, model, asked.prompts)
         tasks = [Task(client, ask(ids, asked.options, model.bundle.adapter)) for ids in prompts]
@@ -86,17 +78,11 @@ class Endpoints:
 
     async def responses(self, request: Request) -> Response | EventStream:
         """POST /v1/responses."""
-        fields = await read_json(request, self.settings.limits)
-        model = self.models.choose(fields.text("model"), fields.text("adapter"))
-        client = _client(request, fields)
+        fields, model, client = await self._asked(request)
         asked = await asyncio.to_thread(read_responses, fields, model.bundle, self.settings.media_from)
-        messages = await until_gone(request.receive, self.remote.fill(asked.messages))
-        task = Task(client, ask(messages, asked.options, model.bundle.adapter))
         logprobs = await _logprobs(model) if asked.logprobs else None
         writer = ResponsesWriter(Head.new("resp_", model.bundle), asked, logprobs)
-        answers = Answers(model.worker, [task])
-        parts = _with_one_call(answers) if asked.tools.one_call else answers.parts()
-        return await self._reply(request, answers, parts, writer, asked.ignored, asked.stream)
+        return await self._talk(request, model, client, asked, writer)
 
     async def transcriptions(self, request: Request) -> Response | EventStream:
         """POST /v1/audio/transcriptions."""
@@ -132,6 +118,21 @@ class Endpoints:
     async def metrics_text(self, request: Request) -> Response:
         """GET /metrics."""
         return Response(self.metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
+
+    async def _asked(self, request: Request) -> tuple[Fields, Model, str]:
+        """The members of a request, who is to answer it, and who asks."""
+        fields = await read_json(request, self.settings.limits)
+        model = self.models.choose(fields.text("model"), fields.text("adapter"))
+        return fields, model, _client(request, fields)
+
+    async def _talk(
+        self, request: Request, model: Model, client: str, asked: ChatRequest | ResponsesRequest, writer: Writer[Piece]
+    ) -> Response | EventStream:
+        """The answer to a conversation, whose media may have to be fetched first."""
+        messages = await until_gone(request.receive, self.remote.fill(asked.messages))
+        answers = Answers(model.worker, [Task(client, ask(messages, asked.options, model.bundle.adapter))])
+        parts = _with_one_call(answers) if asked.tools.one_call else answers.parts()
+        return await self._reply(request, answers, parts, writer, asked.ignored, asked.stream)
 
     async def _speech(self, request: Request, *, translate: bool) -> Response | EventStream:
         form = await read_form(request, self.settings.limits)
