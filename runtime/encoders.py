@@ -97,33 +97,39 @@ class LazyGraph:
             self._graph = None
 
 
-class _Encoder:
-    """What both kinds have: a graph, of fixed shapes or not, and rows that are kept by content and device."""
+class _KeptRows:
+    """Rows that are computed once for as long as they are kept, by content and the device that made them."""
 
-    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None, *, fixed: bool = False) -> None:
-        self.graph = graph
-        self._prefixes = prefixes
-        self._fixed = fixed
+    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None) -> None:
+        self._graph, self._prefixes = graph, prefixes
 
-    def _kept(self, content: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        key = f"{content}:{self.graph.provider.name}"
-        rows = None if self._prefixes is None else self._prefixes.rows(key)
+    def get(self, content: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is kept of `content`, else what `compute` gives."""
+        rows = None if self._prefixes is None else self._prefixes.rows(self._key(content))
         if rows is None:
             rows = compute()
             if self._prefixes is not None:
-                self._prefixes.keep_rows(f"{content}:{self.graph.provider.name}", rows)
+                self._prefixes.keep_rows(self._key(content), rows)  # the device may have become another one
         return rows
 
+    def _key(self, content: str) -> str:
+        return f"{content}:{self._graph.provider.name}"
 
-class ImageEncoder(_Encoder):
-    """The vision graph: rows float32 (tokens, hidden) of one picture at a time."""
+
+class ImageEncoder:
+    """The vision graph, of `fixed` shapes or not: rows float32 (tokens, hidden) of one picture at a time."""
+
+    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None, *, fixed: bool = False) -> None:
+        self.graph = graph
+        self._kept = _KeptRows(graph, prefixes)
+        self._fixed = fixed
 
     def encode(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
         """The rows of `image`; computed once for as long as they are kept.
 
         Raises BundleError, ProviderUnavailable, Interrupted.
         """
-        return self._kept(image.sha256, lambda: self._rows(image, interrupt))
+        return self._kept.get(image.sha256, lambda: self._rows(image, interrupt))
 
     def _rows(self, image: Picture, interrupt: Interrupt) -> np.ndarray:
         if not self._fixed:
@@ -145,15 +151,22 @@ def _feeds(image: Picture) -> dict[str, np.ndarray]:
     }
 
 
-class SpeechEncoder(_Encoder):
-    """The speech graph: rows float32 (tokens, hidden) of one recording at a time, long ones in groups of pieces."""
+class SpeechEncoder:
+    """The speech graph: rows float32 (tokens, hidden) of one recording at a time, long ones in groups of pieces or, in
+    `fixed` shapes, piece by piece.
+    """
+
+    def __init__(self, graph: LazyGraph, prefixes: Prefixes | None = None, *, fixed: bool = False) -> None:
+        self.graph = graph
+        self._kept = _KeptRows(graph, prefixes)
+        self._fixed = fixed
 
     def encode(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
         """The rows of `recording` under `mode`, MODE_SPEECH or MODE_VISION_SPEECH.
 
         Raises BundleError, ProviderUnavailable, Interrupted.
         """
-        return self._kept(f"{recording.sha256}:{mode}", lambda: self._rows(recording, mode, interrupt))
+        return self._kept.get(f"{recording.sha256}:{mode}", lambda: self._rows(recording, mode, interrupt))
 
     def _rows(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
         if self._fixed:

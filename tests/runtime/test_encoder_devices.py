@@ -119,6 +119,21 @@ def test_nobody_takes_over_for_a_device_that_was_named(bundle: Path, takes_no_en
         assert _ask(session, RECORDING).encoder_devices == {"speech": "cpu"}  # the session goes on
 
 
+def test_what_a_device_leaves_of_an_encoder_to_the_cpu_is_said(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
+        graph = Graph(path, provider, threads)
+        graph.left_to_cpu = {"Shape": 2}
+        return graph
+
+    monkeypatch.setattr(encoders, "Graph", open_graph)
+    with edgephi.load(bundle, device="fast", prefix_cache=False) as session, caplog.at_level(logging.WARNING):
+        _ask(session, PICTURE)
+        assert caplog.messages == ["vision.onnx: fast leaves to the CPU: 2 Shape"]
+        assert session.left_to_cpu == {"Shape": 2}
+
+
 def test_what_one_device_encoded_another_does_not_take_for_its_own(bundle: Path) -> None:
     cache = edgephi.PrefixCache()
     with (
