@@ -144,8 +144,9 @@ def _asked(folder: Path, generation: str, plan: Plan) -> tuple[Prompted, ...]:
             for length in plan.prompts:
                 prompted.append(_compare(plain, simulated, _prompt(plain, length), plan.answer))
                 simulated.clear()
-            turns = [_prompt(plain, 70), _prompt(plain, 75), [*_prompt(plain, 40), *_prompt(plain, 30)]]
-            prompted += [_compare(plain, simulated, turn, plan.answer) for turn in turns]
+            talk = _prompt(plain, 130)
+            for turn in (talk[:70], talk[:75], [*talk[:40], *talk[100:]]):
+                prompted.append(_compare(plain, simulated, turn, plan.answer))
     return tuple(prompted)
 
 
@@ -188,7 +189,8 @@ def table(measured: Sequence[Compiled]) -> str:
     """Markdown: sizes, then answers."""
     lines = [
         "# Compiled for an NPU ahead of time\n",
-        "The context processor (windows of 64 tokens) and the token iterator, by the compiler in onnxruntime-qnn.\n",
+        "The context processor (windows of 64 tokens) and the token iterator, by the compiler in onnxruntime-qnn, which "
+        "stores equal weights once, as the copied layers of `deepen` have.\n",
         "| checkpoint | layers | shape | context | generation | operators of each compiled graph | weights, ONNX "
         "| compiled together | compiled apart | processor time, both | peak memory |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
