@@ -189,7 +189,7 @@ def table(measured: Sequence[Compiled]) -> str:
     """Markdown: sizes, then answers."""
     lines = [
         "# Compiled for an NPU ahead of time\n",
-        "The context processor (windows of 64 tokens) and the token iterator, by the compiler in onnxruntime-qnn, which "
+        "The context processor (windows of 64 tokens) and the token iterator, by the compiler in onnxruntime-qnn. It "
         "stores equal weights once, as the copied layers of `deepen` have.\n",
         "| checkpoint | layers | shape | context | generation | operators of each compiled graph | weights, ONNX "
         "| compiled together | compiled apart | processor time, both | peak memory |",
