@@ -8,11 +8,11 @@ from ..source import Source
 from .drawing import PALETTE, SIDE, canvas, pictured, shade
 
 NAME = "button"
-RANGE = "2 to 4 buttons of different colours on a grid of tenths: the box of one of them"
+RANGE = "2 to 4 buttons of different colours and sizes in two columns and three rows: the box of one of them"
 BUTTON = "button"
 
 _STEPS = 10
-_SLOTS = ((0, 0), (5, 0), (0, 3), (5, 3), (0, 6), (5, 6))  # upper left corners of where a button may lie
+_SLOTS = ((1, 1), (6, 1), (1, 4), (6, 4), (1, 7), (6, 7))  # upper left corners of where a button may lie
 
 
 def make(source: Source) -> Example:
@@ -21,8 +21,7 @@ def make(source: Source) -> Example:
     colors = source.several(tuple(PALETTE), count)
     image, draw = canvas(source)
     boxes, marks = [], []
-    for color, (column, row) in zip(colors, slots, strict=True):
-        left, top = column + source.between(0, 1), row + source.between(0, 1)
+    for color, (left, top) in zip(colors, slots, strict=True):
         box = left, top, left + source.between(3, 4), top + source.between(1, 2)
         pixels = tuple(SIDE * edge / _STEPS for edge in box)
         draw.rounded_rectangle(pixels, radius=4, fill=shade(source, PALETTE[color], 15), outline=(60, 60, 60))
