@@ -1,7 +1,7 @@
 """What the picture tasks draw with: canvas, colours and fonts. Some fonts are kept for held-out pictures.
 
-Fonts are those of Debian's packages fonts-dejavu, fonts-liberation, fonts-freefont-ttf, fonts-noto-core (training),
-fonts-open-sans and fonts-roboto-unhinted (held out); all are free. None is part of this package.
+Fonts are those of Debian's packages fonts-dejavu-extra, fonts-liberation, fonts-freefont-ttf and fonts-noto-core
+(training), fonts-open-sans and fonts-roboto-unhinted (held out); all are free. None is part of this package.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def font(name: str, size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(name, size)
     except OSError as error:
         raise FontMissing(
-            f"the font {name} is not installed; install Debian's packages fonts-dejavu, fonts-liberation, "
+            f"the font {name} is not installed; install Debian's packages fonts-dejavu-extra, fonts-liberation, "
             "fonts-freefont-ttf, fonts-noto-core, fonts-open-sans and fonts-roboto-unhinted, or their fonts"
         ) from error
 
