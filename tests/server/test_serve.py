@@ -120,6 +120,21 @@ def test_two_bundles_of_one_name_are_refused(bundle: Path, refusal: Callable[...
     assert "NAME=FOLDER" in errors
 
 
+def test_hosts_of_media_are_read_before_anything_is_served(
+    bundle: Path, refusal: Callable[..., tuple[int, str]]
+) -> None:
+    code, errors = refusal(bundle, "--allow-media-from", "https://pictures.example/*")
+    assert code == 1
+    assert "names no host to fetch media from" in errors and errors.count("\n") == 1
+    with _serve(bundle, "--quiet", "--allow-media-from", "pictures.example") as (process, url):
+        part = {"type": "image_url", "image_url": {"url": "https://other.example/a.png"}}
+        asked = {"messages": [{"role": "user", "content": [part]}]}
+        # This bundle takes no pictures, which is said first: what a server of one that does says is in test_remote.py.
+        assert "takes text only" in httpx.post(f"{url}/chat/completions", json=asked).json()["error"]["message"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
 def test_a_key_file_without_keys_is_refused(
     bundle: Path, tmp_path: Path, refusal: Callable[..., tuple[int, str]]
 ) -> None:
