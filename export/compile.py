@@ -35,6 +35,7 @@ from .bundle import HEADROOM, changing, file_record
 from .durable import sync_file, sync_folder, write_file
 
 ENCODERS = ("vision", "speech")
+ENDING = "ending.onnx"
 CONTEXT = "EPContext"  # the operator that stands for a compiled graph
 COMPATIBILITY = "ep_compatibility_info."  # begins the key of the metadata that says where it runs
 
@@ -150,15 +151,7 @@ def _compile(order: Order, files: dict[str, FileRecord], report: Callable[[str, 
     try:
         for index, (name, stored) in enumerate(order.graphs.items()):
             report(name, order.generation)
-            entries = order.entries(work / order.file(name), last=index == len(order.graphs) - 1)
-            compiler = order.provider.compiler(order.generation).configured(*entries)
-            graph = Graph(bundle / stored.file, compiler, compiler.default_threads())
-            graph.close()
-            if graph.left_to_cpu:
-                raise ProviderUnavailable(
-                    f"{bundle / stored.file}: the compiler for {order.generation.name} leaves "
-                    f"{', '.join(graph.left_to_cpu)} to the CPU; please report it"
-                )
+            _write(order, bundle / stored.file, work / order.file(name), last=index == len(order.graphs) - 1)
         form = _read(order, work)
         for path in sorted(work.iterdir()):
             files[path.name] = file_record(path)
@@ -167,6 +160,37 @@ def _compile(order: Order, files: dict[str, FileRecord], report: Callable[[str, 
         return form
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(order: Order, path: Path, target: Path, *, last: bool) -> None:
+    """Compile the graph at `path` to `target`. Raises ProviderUnavailable for what does not go to the device wholly."""
+    compiler = order.provider.compiler(order.generation).configured(*order.entries(target, last=last))
+    try:
+        graph = Graph(path, compiler, compiler.default_threads())
+        graph.close()
+        if graph.left_to_cpu:
+            raise ProviderUnavailable(
+                f"{path}: the compiler for {order.generation.name} leaves {', '.join(graph.left_to_cpu)} to the CPU; "
+                "please report it"
+            )
+    except BaseException:
+        if order.share_weights and path.name != ENDING:
+            _end_group(order, target.parent)
+        raise
+
+
+def _end_group(order: Order, work: Path) -> None:
+    """Let the compiler forget graphs that wait for others to share their weights: it would abort when the process ends.
+
+    A group ends with a graph that says so; here one of a single addition.
+    """
+    x = ir.val("x", ir.DataType.FLOAT, (1, 8))
+    node = ir.node("Add", [x, x])
+    total = node.outputs[0]
+    total.name, total.type, total.shape = "total", ir.TensorType(ir.DataType.FLOAT), ir.Shape((1, 8))
+    graph = ir.Graph([x], [total], nodes=[node], opset_imports={"": 21}, name="ending")
+    ir.save(ir.Model(graph, ir_version=10), work / ENDING)
+    _write(order, work / ENDING, work / f"compiled-{ENDING}", last=True)
 
 
 def _read(order: Order, work: Path) -> Compiled:
