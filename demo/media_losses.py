@@ -18,7 +18,10 @@ from .media_model import MediaModel
 def losses(
     model: MediaModel, batch: MediaBatch, mode: str, *, alone: bool, hinted: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy of the answers' tokens (0 while encoders are `alone`), and the encoders' own (0 unhinted)."""
+    """Cross-entropy of an answer (0 while encoders are `alone`), and the encoders' own loss (0 unhinted).
+
+    Of a whole answer, not of a token: in a long answer few tokens say what the picture decides.
+    """
     nothing = torch.zeros(())
     with torch.autocast("cpu", torch.bfloat16):
         images, steps, hints = encode(model, batch, mode, hinted=hinted)
@@ -26,7 +29,8 @@ def losses(
             return nothing, hints
         chosen = batch.labels != IGNORED
         logits = model.model.lm_head(model.hidden(batch, images, steps)[chosen].to(torch.bfloat16))
-    return torch.nn.functional.cross_entropy(logits.float(), batch.labels[chosen]), hints
+    whole = torch.nn.functional.cross_entropy(logits.float(), batch.labels[chosen], reduction="sum")
+    return whole / len(batch.tasks), hints
 
 
 def encode(

@@ -206,7 +206,7 @@ class Run:
         return found
 
     def losses(self, batch: MediaBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross-entropy of the answers' tokens, and the encoders' own loss; in nats."""
+        """Cross-entropy of an answer, and the encoders' own loss; in nats."""
         return losses(self.model, batch, self._stage.adapter, alone=self.alone, hinted=self._stage.alone > 0)
 
     def _begin_with_parts(self) -> None:

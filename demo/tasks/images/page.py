@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..example import Example
+from ..example import Example, Mark
 from ..source import Source
 from .drawing import LETTERS, SIDE, canvas, ink, letter_marks, pick_font, pictured
 
@@ -15,7 +15,8 @@ def make(source: Source) -> Example:
     """Lines of random letters and digits of one size, from the top of the picture to its bottom."""
     image, draw = canvas(source)
     font = pick_font(source, source.between(*_SIZES))
-    color, marks, text, y = ink(source), [], "", float(source.between(-4, 8))
+    color, text, y = ink(source), "", float(source.between(-4, 8))
+    marks: list[Mark] = []
     while True:
         line = "".join(source.pick(_FREQUENT if source.chance(0.9) else LETTERS) for _ in range(source.between(2, 12)))
         x = float(source.between(-4, 16))
