@@ -91,7 +91,7 @@ class Settings:
     media: architecture.MediaShape = architecture.MEDIA
 
 
-STEPS = {"vision": 15500, "speech": 7000, "both": 6000}
+STEPS = {"vision": 15500, "speech": 7000, "both": 8000}
 
 
 @click.command()

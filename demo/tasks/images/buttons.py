@@ -30,4 +30,9 @@ def make(source: Source) -> Example:
     asked = source.below(count)
     answer = "[" + ", ".join(f"{edge / _STEPS:.1f}" for edge in boxes[asked]) + "]"
     content = f"buttons {sorted(zip(colors, boxes, strict=True))}"
-    return pictured(NAME, image, instruction(f"the {colors[asked]} button"), answer, content, marks)
+    return pictured(NAME, image, _question(source, f"the {colors[asked]} button"), answer, content, marks)
+
+
+def _question(source: Source, what: str) -> str:
+    """The instruction that the family was trained on; in training a short question too, which teaches faster."""
+    return f"Where is {what}?" if not source.held_out and source.chance(0.6) else instruction(what)
