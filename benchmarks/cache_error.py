@@ -54,7 +54,7 @@ def measure(bundle: Path, examples: int, threads: int) -> list[CacheError]:
     """Compare both caches on `examples` held-out questions of each task, with their right answers."""
     manifest, words = read_manifest(bundle), Tokenizer.from_file(str(bundle / "tokenizer.json"))
     provider, tables = providers.find(manifest.device), RotaryTables.open(bundle, manifest.text, None)
-    calibration = words.encode(int8_cache.TEXT, add_special_tokens=False).ids
+    calibration = words.encode(int8_cache.CALIBRATION_TEXT, add_special_tokens=False).ids
     caches = [
         Model(bundle, manifest, provider, threads, tables, find(False), calibration=ids)
         for ids in (None, lambda: calibration)

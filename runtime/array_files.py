@@ -104,17 +104,24 @@ class ArrayFiles:
 
     def remove(self, keys: Iterable[bytes] | None) -> None:
         """Remove `keys`, None for everything; what cannot be removed is a warning."""
-        for path in [path for _, _, path in self._files()] if keys is None else map(self._path, keys):
+        kept: list[str] = []
+        for path in self._all() if keys is None else map(self._path, keys):
             try:
                 size = max(path.stat().st_size, _SMALLEST)
                 path.unlink()
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self._warn(f"{path} cannot be removed ({error.strerror})")
+                kept.append(f"{path} ({error.strerror})")
                 continue
             with self._lock:
                 self._bytes -= size
+        if kept:  # every time: somebody relies on it that they are gone
+            warnings.warn(
+                f"prefix cache: {len(kept)} files cannot be removed and still hold what was to be forgotten: remove "
+                f"{kept[0]}{' and the others of that folder' * (len(kept) > 1)} yourself",
+                RuntimeWarning, stacklevel=2,
+            )
 
     def holds(self, key: bytes) -> bool:
         """Whether there is a file of `key`."""
@@ -129,6 +136,12 @@ class ArrayFiles:
 
     def _path(self, key: bytes) -> Path:
         return self._folder / f"{key.hex()}{SUFFIX}"
+
+    def _all(self) -> list[Path]:
+        try:
+            return [path for _, _, path in self._files()]
+        except FileNotFoundError:  # the whole folder was removed meanwhile
+            return []
 
     def _files(self) -> Iterator[tuple[int, int, Path]]:
         """(time of last use, bytes, path) of every file that is named like ours."""

@@ -178,10 +178,7 @@ class Decoder:
         self._cache.restore(snapshot)
 
     def clear(self) -> None:
-        """Forget the current sequence and what the prefix cache keeps of this one and others before, on disk too.
-
-        Its memory is given back.
-        """
+        """Forget the sequence, and what the prefix cache keeps of it and of those before; gives memory back."""
         if self._prefixes is not None:
             self._prefixes.forget(self._cache)
         self._cache.clear()

@@ -24,8 +24,8 @@ from .providers.provider import Provider
 from .selection import Choice, choose
 
 MEDIA = {"vision": "pictures", "speech": "recordings"}
-AS_DECODER = "the decoder's device"
-TRIAL_SIDE, TRIAL_FRAMES = 256, 100  # a picture and a recording that devices are compared by
+_AS_DECODER = "the decoder's device"
+_TRIAL_SIDE, _TRIAL_FRAMES = 256, 100  # a picture and a recording that devices are compared by
 
 
 def choose_encoders(
@@ -51,7 +51,7 @@ def choose_encoders(
 
 def _follow(decoder: Choice) -> Choice:
     cpu = providers.find("cpu")
-    return Choice(decoder.provider, AS_DECODER, None if decoder.provider == cpu else cpu)
+    return Choice(decoder.provider, _AS_DECODER, None if decoder.provider == cpu else cpu)
 
 
 def _choose(folder: Path, manifest: Manifest, part: str, device: str) -> Choice:
@@ -70,7 +70,7 @@ def _seconds(folder: Path, manifest: Manifest, part: str, provider: Provider) ->
         if manifest.pictures is not None and part == "vision":
             ImageEncoder(graph, fixed=fixed).encode(_picture(manifest.pictures), Interrupt())
         else:
-            silence = AudioInputs(np.zeros((TRIAL_FRAMES, MEL_BINS), np.float32), 0, 0, "")
+            silence = AudioInputs(np.zeros((_TRIAL_FRAMES, MEL_BINS), np.float32), 0, 0, "")
             SpeechEncoder(graph, fixed=fixed).encode(silence, MODE_SPEECH, Interrupt())
 
     try:
@@ -83,7 +83,7 @@ def _seconds(folder: Path, manifest: Manifest, part: str, provider: Provider) ->
 
 
 def _picture(limits: Pictures) -> Picture:
-    white = Image.new("RGB", (TRIAL_SIDE, TRIAL_SIDE), "white")
+    white = Image.new("RGB", (_TRIAL_SIDE, _TRIAL_SIDE), "white")
     if limits.kind == "patches":
         return prepare_naflex_image(white, min_patches=limits.minimum, max_patches=limits.maximum)
     return prepare_image(white, max_crops=1, crop=Crop(limits.side, limits.patch))

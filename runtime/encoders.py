@@ -67,22 +67,11 @@ class LazyGraph:
                 _LOG.warning("%s: %s leaves to the CPU: %s", self._path.name, self.provider.name, left)
         return self._graph
 
-    def _open(self) -> Graph:
-        try:
-            return Graph(self._path, self.provider, self._threads)
-        except ProviderUnavailable as error:
-            if self._instead is None:
-                raise
-            self.reason = f"{self.provider.name} does not take it: {error}"
-            (self._path, self.provider), self._instead = self._instead, None
-            _LOG.warning("%s is computed by %s: %s", self._path.name, self.provider.name, self.reason)
-            return Graph(self._path, self.provider, self._threads)
-
     def run(self, feeds: Mapping[str, np.ndarray], output: str, interrupt: Interrupt) -> np.ndarray:
         """One run for one output; loads the graph if need be. Raises BundleError, ProviderUnavailable, Interrupted."""
         return self.opened().run(feeds, [output], interrupt)[output]
 
-    def runs(self, interrupt: Interrupt) -> Run:
+    def interruptible(self, interrupt: Interrupt) -> Run:
         """`run` for a medium that takes several, which can be interrupted between them."""
         def run(feeds: Mapping[str, np.ndarray], output: str) -> np.ndarray:
             interrupt.check()
@@ -95,6 +84,17 @@ class LazyGraph:
         if self._graph is not None:
             self._graph.close()
             self._graph = None
+
+    def _open(self) -> Graph:
+        try:
+            return Graph(self._path, self.provider, self._threads)
+        except ProviderUnavailable as error:
+            if self._instead is None:
+                raise
+            self.reason = f"{self.provider.name} does not take it: {error}"
+            (self._path, self.provider), self._instead = self._instead, None
+            _LOG.warning("%s is computed by %s: %s", self._path.name, self.provider.name, self.reason)
+            return Graph(self._path, self.provider, self._threads)
 
 
 class _KeptRows:
@@ -136,8 +136,8 @@ class ImageEncoder:
             return self.graph.run(_feeds(image), "image_features", interrupt)
         if isinstance(image, NaflexInputs):
             capacity = int(self.graph.opened().inputs["pixel_values"].shape[1])
-            return patch_rows(image, capacity, self.graph.runs(interrupt))
-        return crop_rows(image, self.graph.runs(interrupt))
+            return patch_rows(image, capacity, self.graph.interruptible(interrupt))
+        return crop_rows(image, self.graph.interruptible(interrupt))
 
 
 def _feeds(image: Picture) -> dict[str, np.ndarray]:
@@ -171,7 +171,7 @@ class SpeechEncoder:
     def _rows(self, recording: AudioInputs, mode: int, interrupt: Interrupt) -> np.ndarray:
         if self._fixed:
             output = "audio_features_with_images" if mode == MODE_VISION_SPEECH else "audio_features"
-            return window_rows(recording.features, output, self.graph.runs(interrupt))
+            return window_rows(recording.features, output, self.graph.interruptible(interrupt))
         starts = range(0, recording.frames, GROUP_FRAMES)
         return np.concatenate([self._group(recording.features, start, mode, interrupt) for start in starts])
 

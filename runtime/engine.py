@@ -1,6 +1,7 @@
 """ONNX Runtime itself, with its telemetry off: the only file of this package that imports it.
 
-Boundary: nothing but the import and its errors. What it would do silently besides is refused in graphs.py.
+Boundary: the import, its errors, and what has no public interface. What it would do silently besides is refused in
+graphs.py.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
 
 # Log severities. What goes wrong arrives as an exception, stderr stays ours.
 FATAL, WARNING = 4, 2
-SHOWN = 300  # characters of an error
+_SHOWN = 300  # characters of an error
 RUNTIME = f"onnxruntime {ort.__version__}"
 # run_with_iobinding raises RuntimeError, everything else raises the library's own classes, which share no parent.
 ENGINE_ERRORS: tuple[type[Exception], ...] = (
@@ -47,7 +48,7 @@ ENGINE_ERRORS: tuple[type[Exception], ...] = (
 def first_line(error: Exception) -> str:
     """What an error of ONNX Runtime says, short enough for an error of one line: what matters stands at its end."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line if len(line) <= SHOWN else f"...{line[-SHOWN:]}"
+    return line if len(line) <= _SHOWN else f"...{line[-_SHOWN:]}"
 
 
 @contextmanager

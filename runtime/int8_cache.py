@@ -13,8 +13,7 @@ position. Values beyond what was measured are cut off at 1 + MARGIN of it.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from .decode import Decoder
 from .errors import BundleError, RequestError
 from .graphs import Interrupt
 from .manifest import INT8_CACHE, Manifest, TextModel
-from .user_files import cached
+from .user_files import cached, write_whole
 
 LONGEST = 512  # tokens of the prompt: one step
 COARSEST = 8.0  # the first scale: keys and values up to 1,016
@@ -33,7 +32,7 @@ ROUNDS = 3
 MARGIN = 0.1
 _LARGEST, _SMALLEST_SCALE = 127, 1e-6
 
-TEXT = """\
+CALIBRATION_TEXT = """\
 Thank you for the parcel, it came on Tuesday at 9:40. Could you send the invoice (no. 2024-0817, 1,250.75 €) again?
 The river rises in the hills north of the town, crosses three counties and meets the sea behind a long bar of shingle.
 Question: If a train covers 150 km in 2 hours, how fast is it? Answer: 150 / 2 = 75, so 75 km/h.
@@ -70,17 +69,17 @@ def key(manifest: Manifest, name: str) -> str:
     """What the scales of a decoder depend on, hashed."""
     graph = manifest.graphs[f"{name}{INT8_CACHE}"]
     facts = [manifest.files[file].sha256 for file in (graph.file, *graph.data) if file in manifest.files]
-    return hashlib.sha256(repr((facts, TEXT, ROUNDS, COARSEST, MARGIN, LONGEST)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((facts, CALIBRATION_TEXT, ROUNDS, COARSEST, MARGIN, LONGEST)).encode()).hexdigest()[:32]
 
 
-def find(manifest: Manifest, name: str, scales: np.ndarray, measured: Callable[[], None]) -> None:
-    """Fill `scales`: from the file that is kept, else by calling `measured`, which fills it.
+def find(manifest: Manifest, name: str, scales: np.ndarray, fill: Callable[[], None]) -> None:
+    """Fill `scales`: from the file that is kept, else by calling `fill`, which measures them.
 
     A damaged file and a folder that cannot be written are warnings.
     """
     path = cached("int8-cache") / f"{key(manifest, name)}.npy"
     if not _read(path, scales):
-        measured()
+        fill()
         _write(path, scales)
 
 
@@ -128,11 +127,9 @@ def _read(path: Path, scales: np.ndarray) -> bool:
 
 
 def _write(path: Path, scales: np.ndarray) -> None:
-    """In one rename."""
+    content = io.BytesIO()
+    np.save(content, scales)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, scales)
-        os.replace(file.name, path)
+        write_whole(path, content.getvalue())
     except OSError as error:
         warnings.warn(f"{path} cannot be written ({error.strerror}): scales are measured at each load", stacklevel=3)

@@ -84,7 +84,7 @@ def load(
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
         text = pool.submit(_open_text, folder, manifest, tables.context)
-        calibration = None if kv == "float" else lambda: text.result()[0].encode_text(int8_cache.TEXT)
+        calibration = None if kv == "float" else lambda: text.result()[0].encode_text(int8_cache.CALIBRATION_TEXT)
         model = Model(folder, manifest, provider, chosen, tables, find(prefix_cache), prepared, parts, calibration)
     try:
         tokenizer, reader = text.result()

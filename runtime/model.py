@@ -80,10 +80,10 @@ class Model:
             if name not in manifest.graphs:
                 return None
             choice, stored = parts.get(name) or Choice(provider, "asked for"), manifest.graphs[name]
-            form = compiled.choose(manifest, choice.provider, name)
+            own = compiled.choose(manifest, choice.provider, name)
             return LazyGraph(
-                folder / form.graphs.get(name, stored).file, form.provider, threads,
-                "; ".join(filter(None, (choice.reason, form.note))),
+                folder / own.graphs.get(name, stored).file, own.provider, threads,
+                "; ".join(filter(None, (choice.reason, own.note))),
                 None if choice.instead is None else (folder / stored.file, choice.instead),
             )
 
@@ -96,7 +96,7 @@ class Model:
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder in use; another one after the first prompt with media."""
+        """The decoder in use; a prompt may replace it by one with other adapters."""
         return self._decoder
 
     @property
@@ -205,12 +205,12 @@ class Model:
         def over_scales() -> Steps:
             return FreeSteps(graph, text, self._tables, inputs, self._chunk, scales)
 
-        def measured() -> None:
+        def fill() -> None:
             decoder = Decoder(graph, text, self._tables, inputs, chunk=self._chunk, steps=over_scales())
             int8_cache.measure(decoder, text, calibration(), scales)
             decoder.close()
 
-        int8_cache.find(self._manifest, TEXT, scales, measured)
+        int8_cache.find(self._manifest, TEXT, scales, fill)
         return over_scales()
 
     def _inputs(self, graph: Graph) -> TextInputs:

@@ -35,7 +35,7 @@ from .user_files import cached
 BLOCK = 64  # positions: less is computed again as fast as it is found
 MEMORY_BYTES = 1 << 30  # 4,096 positions of Phi-4-mini
 DISK_BYTES = 4 << 30
-_MANY = 4096  # keys
+_REMEMBERED = 4096  # keys, before those of what is gone are let go
 ROWS_BYTES = 256 << 20  # a picture of 36 crops takes about 110 MB at a width of 3072
 
 
@@ -97,7 +97,7 @@ class Prefixes:
         files = sorted((name, file.sha256) for name, file in manifest.files.items())
         self.bundle = hashlib.sha256(repr((RUNTIME, device, files)).encode()).digest()
         self._used = set[bytes]()  # keys of what was kept or found here
-        self._many = _MANY
+        self._most_remembered = _REMEMBERED
         cache.join(self)
 
     def rows(self, content: str) -> np.ndarray | None:
@@ -186,11 +186,11 @@ class Prefixes:
     def _use(self, keys: Sequence[bytes]) -> None:
         """Remember `keys`; those of what is gone by itself are let go from time to time."""
         self._used.update(keys)
-        if len(self._used) > self._many:
+        if len(self._used) > self._most_remembered:
             stores = (self._cache.blocks, self._cache.rows)
             self._used = {key for key in self._used if any(store.holds(key) for store in stores)}
             self._used.update(keys)  # to be kept in a moment
-            self._many = max(_MANY, 2 * len(self._used))
+            self._most_remembered = max(_REMEMBERED, 2 * len(self._used))
 
     def _rows_key(self, content: str) -> bytes:
         return hashlib.sha256(self.bundle + b"rows" + content.encode()).digest()

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from .engine import RUNTIME
 from .errors import EdgePhiError, ProviderUnavailable
 from .manifest import Manifest
 from .providers.provider import Provider
-from .user_files import cached
+from .user_files import cached, write_whole
 
 Measure = Callable[[Provider], float]
 
@@ -130,10 +128,6 @@ def _remember(memory: Path, key: str, times: Mapping[str, float]) -> None:
     """Best effort: a cache folder that cannot be written costs a measurement next time."""
     known = _read(memory) | {key: dict(times)}
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=memory.parent, prefix=memory.name)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(known, file)
-        os.replace(name, memory)
+        write_whole(memory, json.dumps(known).encode())
     except OSError:
         return

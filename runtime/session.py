@@ -240,7 +240,7 @@ class Session:
 
     @property
     def left_to_cpu(self) -> dict[str, int]:
-        """Operators of these graphs that the device leaves to the CPU, with how many of each; empty where none."""
+        """Operators of these graphs that their devices leave to the CPU, with how many of each; empty where none."""
         return self._model.left_to_cpu
 
     @property

@@ -207,3 +207,23 @@ def test_two_writers_of_one_key_leave_one_whole_file(tmp_path: Path) -> None:
         other.write(ONE, VALUES)
         found = one.read(ONE)
     assert found is not None and np.array_equal(found, VALUES)
+
+
+def test_what_cannot_be_forgotten_is_said_each_time(files: ArrayFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in (ONE, TWO):
+        files.write(key, VALUES)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        for keys in ([ONE], None):
+            with pytest.warns(RuntimeWarning, match=r"cannot be removed and still hold .*Permission denied"):
+                files.remove(keys)
+    files.remove([ONE, THREE])
+    assert not files.holds(ONE) and files.holds(TWO)
+    files.remove(None)
+    assert not files.holds(TWO)
+    files.folder.rmdir()
+    files.remove(None)  # a system may have emptied the cache: nothing is left to forget

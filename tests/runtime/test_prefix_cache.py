@@ -186,7 +186,7 @@ def test_clearing_forgets_what_an_earlier_process_left_and_this_one_found(folder
 def test_only_keys_of_what_is_there_are_remembered(
     make: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefix_cache, "_MANY", 8)
+    monkeypatch.setattr(prefix_cache, "_REMEMBERED", 8)
     decoder, go = make(PrefixCache(memory_bytes=0)), Interrupt()
     kept = make(PrefixCache())
     for seed in range(30, 40):
