@@ -33,14 +33,9 @@ from . import (
     quality,
     session_verb,
 )
+from .options import results_option, threads_option
 
 PROFILED_PROMPT = 512
-
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
-results_option = click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
 
 
 @click.group()
@@ -195,22 +190,6 @@ def measure_installed_size(results: Path) -> None:
     click.echo(installed_size.table(packages, starts))
 
 
-cli.add_command(peers_verb.peers)
-cli.add_command(session_verb.session)
-cli.add_command(npu_verb.deepen)
-cli.add_command(npu_verb.measure_npu)
-cli.add_command(form_verbs.measure_validity)
-cli.add_command(form_verbs.measure_cost)
-cli.add_command(latency_verb.measure_speculation)
-cli.add_command(latency_verb.measure_prefix_cache)
-cli.add_command(latency_verb.measure_switch)
-cli.add_command(latency_verb.measure_threads)
-
-
-def _count(name: str, number: int, total: int) -> None:
-    click.echo(f"{number + 1} of {total}: {name}", err=True)
-
-
 @cli.command("load")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--clients", default=32, show_default=True, type=click.IntRange(min=1))
@@ -243,6 +222,22 @@ def measure_fuzz(bundle: Path, examples: int, seed: int, threads: int | None, re
     click.echo(f"{found.generated} requests, {found.generated - found.passed} failed")
     if found.exit_code:
         raise RequestError(f"schemathesis found something: see {results / fuzz.RESULTS_NAME}")
+
+
+cli.add_command(peers_verb.peers)
+cli.add_command(session_verb.session)
+cli.add_command(npu_verb.deepen)
+cli.add_command(npu_verb.measure_npu)
+cli.add_command(form_verbs.measure_validity)
+cli.add_command(form_verbs.measure_cost)
+cli.add_command(latency_verb.measure_speculation)
+cli.add_command(latency_verb.measure_prefix_cache)
+cli.add_command(latency_verb.measure_switch)
+cli.add_command(latency_verb.measure_threads)
+
+
+def _count(name: str, number: int, total: int) -> None:
+    click.echo(f"{number + 1} of {total}: {name}", err=True)
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def write(model: Model, folder: Path, seed: int = 0, progress: Progress | None =
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
         with (partial / name).open("wb") as file:
-            file.write(_header({tensor: tensors[tensor] for tensor in shard}))
+            file.write(safetensors_header({tensor: tensors[tensor] for tensor in shard}))
             for tensor in shard:
                 for chunk in _rows(tensor, tensors[tensor], seed):
                     file.write(chunk.data)
@@ -99,7 +99,8 @@ def _shards(tensors: Mapping[str, tuple[int, ...]]) -> list[list[str]]:
     return shards
 
 
-def _header(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
+def safetensors_header(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
+    """What stands before the bytes of bfloat16 tensors of these shapes, one behind the other."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in tensors.items():

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgephi.runtime.errors import RequestError
 
-from .checkpoints import bfloat16_bits
+from .checkpoints import bfloat16_bits, safetensors_header
 
 QUIET = 2.0**-6  # of what a copied layer adds; a power of two, so every bfloat16 stays one
 ADDED = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
@@ -63,13 +63,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    entries, end = dict[str, object](), 0
-    for name, bits in tensors.items():
-        start, end = end, end + bits.nbytes
-        entries[name] = {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [start, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(safetensors_header({name: bits.shape for name, bits in tensors.items()}))
         for bits in tensors.values():
             file.write(np.ascontiguousarray(bits).data)

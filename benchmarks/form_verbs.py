@@ -13,18 +13,14 @@ from edgephi.runtime.errors import RequestError
 from edgephi.runtime.providers.cpu import default_threads
 
 from . import forms
-
-_results = click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
+from .options import results_option, threads_option
 
 
 @click.command("schema-validity")
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--generations", default=20, show_default=True, type=click.IntRange(min=1), help="Of each schema.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
-@_results
+@threads_option
+@results_option
 def measure_validity(bundles: tuple[Path, ...], generations: int, threads: int | None, results: Path) -> None:
     """Ask each BUNDLE, whose weights may be random, for answers under 50 schemas and have jsonschema judge them."""
     count = threads or default_threads()
@@ -44,7 +40,7 @@ def measure_validity(bundles: tuple[Path, ...], generations: int, threads: int |
     "--step-ms", default=100.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
     help="Time of one decode step, to compare with.",
 )
-@_results
+@results_option
 def measure_cost(folder: Path, tokens: int, step_ms: float, results: Path) -> None:
     """Measure what a constraint adds to a token with the tokenizer of FOLDER, a bundle or checkpoint; no model runs."""
     measured = forms.cost(folder, tokens)

@@ -12,14 +12,10 @@ import click
 from edgephi.runtime.providers.cpu import default_threads
 
 from . import prefixes, speculation, switch_cost, thread_settings
+from .options import results_option, threads_option
 
-_threads = click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
 _processor_time = click.option(
     "--processor-time", is_flag=True, help="Count processor time, on a machine that is busy; give one thread."
-)
-_results = click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
 )
 
 
@@ -32,9 +28,9 @@ _results = click.option(
 @click.option("--prompts", default=200, show_default=True, type=click.IntRange(min=1), help="Questions to the demo.")
 @click.option("--tokens", default=300, show_default=True, type=click.IntRange(50, 1000), help="Of a scripted answer.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
-@_threads
+@threads_option
 @_processor_time
-@_results
+@results_option
 def measure_speculation(
     bundle: Path, demo: Path | None, vocabulary: Path | None, prompts: int, tokens: int, rounds: int,
     threads: int | None, processor_time: bool, results: Path,
@@ -60,9 +56,9 @@ def measure_speculation(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--tokens", default=2000, show_default=True, type=click.IntRange(min=64), help="Of the prefix.")
 @click.option("--image", is_flag=True, help="Ask about a picture as well, where the bundle takes them.")
-@_threads
+@threads_option
 @_processor_time
-@_results
+@results_option
 def measure_prefix_cache(
     bundle: Path, tokens: int, image: bool, threads: int | None, processor_time: bool, results: Path
 ) -> None:
@@ -76,8 +72,8 @@ def measure_prefix_cache(
 
 @click.command("switch-cost")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_threads
-@_results
+@threads_option
+@results_option
 def measure_switch(bundle: Path, threads: int | None, results: Path) -> None:
     """The token at which a LongRoPE model changes its rotary table, in an ordinary session and in a long one."""
     count = threads or default_threads()
@@ -88,7 +84,7 @@ def measure_switch(bundle: Path, threads: int | None, results: Path) -> None:
 
 @click.command("threads")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_results
+@results_option
 def measure_threads(bundle: Path, results: Path) -> None:
     """A token of BUNDLE on one core, two, and two of which one is slower, with threads that spin and that do not."""
     found = thread_settings.measure(bundle)

@@ -25,6 +25,7 @@ from PIL import Image
 import edgephi
 
 from . import processes
+from .options import threads_option
 
 RATE = 16_000
 SYLLABLES = 4.0  # a second: how fast people speak
@@ -183,7 +184,7 @@ def read_memory(bundle: Path) -> Memory:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("case", type=click.Choice(list(CASES)))
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
+@threads_option
 def main(bundle: Path, case: str, threads: int | None) -> None:
     """Ask BUNDLE a question and print what it cost."""
     click.echo(json.dumps(asdict(measure(bundle, case, threads))))

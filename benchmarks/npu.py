@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from edgephi import Session, load
 from edgephi.demo.tasks import held_out
 from edgephi.runtime.errors import RequestError
 from edgephi.runtime.graphs import Interrupt
-from edgephi.runtime.manifest import Manifest, read_manifest
+from edgephi.runtime.manifest import Graph, read_manifest
 
 from . import machine, processes
 
@@ -121,17 +121,16 @@ def _compiled(name: str, folder: Path, generation: str, plan: Plan) -> Compiled:
     (compiled,) = [form for form in manifest.compiled if form.generation == generation]
     return Compiled(
         name, text.layers, shape, text.context_length, generation, compiled.compiler,
-        _pieces(bundle, manifest, generation), manifest.files["text.onnx.data"].size, tuple(compilations), prompts,
+        _pieces(bundle, compiled.graphs), manifest.files["text.onnx.data"].size, tuple(compilations), prompts,
         datetime.now(UTC).date().isoformat(), machine.describe(), machine.versions(),
     )
 
 
-def _pieces(bundle: Path, manifest: Manifest, generation: str) -> dict[str, int]:
+def _pieces(bundle: Path, graphs: Mapping[str, Graph]) -> dict[str, int]:
     """How many operators each compiled graph has: 1 where the compiler kept it whole."""
     import onnx_ir as ir
 
-    (form,) = [form for form in manifest.compiled if form.generation == generation]
-    return {name: len(ir.load(bundle / graph.file).graph) for name, graph in form.graphs.items()}
+    return {name: len(ir.load(bundle / graph.file).graph) for name, graph in graphs.items()}
 
 
 def _asked(folder: Path, generation: str, plan: Plan) -> tuple[Prompted, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from . import deepened, npu
+from .options import results_option
 
 
 @click.command("deepen")
@@ -27,10 +28,7 @@ def deepen(layers: int, output: Path) -> None:
 @click.option("--prompt", "prompts", multiple=True, type=click.IntRange(min=1), help="Tokens; none for sizes alone.")
 @click.option("--answer", default=4, show_default=True, type=click.IntRange(min=1), help="Tokens to write.")
 @click.option("--method", default="round_to_nearest", show_default=True, help="Of the export.")
-@click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
+@results_option
 def measure_npu(
     checkpoint_folder: Path, generations: tuple[str, ...], context: int, prompts: tuple[int, ...], answer: int,
     method: str, results: Path,

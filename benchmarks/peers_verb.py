@@ -12,6 +12,7 @@ import click
 from edgephi.runtime.providers.cpu import default_threads
 
 from . import comparison, comparison_report, environments
+from .options import results_option
 from .peers import layers
 
 QUICK_LAYERS = 8
@@ -36,10 +37,7 @@ QUICK_LAYERS = 8
 @click.option("-t", "--threads", type=click.IntRange(1), help="Of every runtime; default: the physical cores.")
 @click.option("--prepare", is_flag=True, help="Install and convert what is missing, measure nothing.")
 @click.option("--name", default="peers", show_default=True, help="Of the result files.")
-@click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
+@results_option
 def peers(
     checkpoint: Path, cache: Path, names: tuple[str, ...], quick: bool, stages: tuple[str, ...], steps: int,
     threads: int | None, prepare: bool, name: str, results: Path,

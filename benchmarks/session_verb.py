@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from . import session_cost
+from .options import results_option, threads_option
 
 
 @click.command("session-cost")
@@ -20,11 +21,8 @@ from . import session_cost
 @click.option("--mapped", is_flag=True, help="Map the weights from a prepared file.")
 @click.option("--compare", is_flag=True, help="Foresee each bundle as `edgephi fit` does, and say how far off that is.")
 @click.option("--processor-time", is_flag=True, help="Count processor time, on a machine that is busy; one thread.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the physical cores.")
-@click.option(
-    "--results", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path),
-    help="Folder of the result files.",
-)
+@threads_option
+@results_option
 def session(
     bundles: tuple[Path, ...], prompt: int, answer: int, image: int | None, mapped: bool, compare: bool,
     processor_time: bool, threads: int | None, results: Path,

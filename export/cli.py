@@ -35,7 +35,12 @@ class Report(Protocol):
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is None:
+        return ()
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not names:
+        raise click.BadParameter(f"{value!r} names nothing: give NAME or NAME,NAME")
+    return names
 
 
 @click.command()
@@ -53,7 +58,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.option(
     "--preset", type=click.Choice(PRESETS), default="balanced", show_default=True,
-    help="Size of the 4-bit blocks: larger ones are faster and lose more.",
+    help="Size of the 4-bit blocks: larger ones are faster and lose more. `fast` also screens the head at 4 bits.",
 )
 @click.option(
     "--encoder-precision", type=click.Choice(PRECISIONS),

@@ -33,6 +33,7 @@ from ..runtime.providers import generations
 from ..runtime.providers.provider import Generation, Provider
 from .bundle import HEADROOM, changing, file_record
 from .durable import sync_file, sync_folder, write_file
+from .lowering import is_decoder
 
 ENCODERS = ("vision", "speech")
 ENDING = "ending.onnx"
@@ -48,8 +49,8 @@ Progress = Callable[[str, int, int], None]
 def require_compiler(provider: Provider, names: Sequence[str]) -> tuple[Generation, ...]:
     """The generations of these names, once it is sure that their compiler is here. Raises ProviderUnavailable."""
     found = generations(provider, names)
-    for generation in found[:1]:
-        devices(provider.compiler(generation))
+    if found:
+        devices(provider.compiler(found[0]))  # one compiler serves all of them
     return found
 
 
@@ -128,7 +129,7 @@ def _groups(bundle: Path, manifest: Manifest) -> list[dict[str, StoredGraph]]:
             "of time: export the checkpoint with --device npu"
         )
     graphs = manifest.graphs
-    decoders = {name: graph for name, graph in graphs.items() if name.partition("-")[0] == "text"}
+    decoders = {name: graph for name, graph in graphs.items() if is_decoder(name)}
     return [decoders, *({name: graphs[name]} for name in ENCODERS if name in graphs)]
 
 

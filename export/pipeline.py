@@ -234,16 +234,14 @@ def _role(name: str, graphs: Mapping[str, ir.Model], stored: Mapping[str, famili
     looked_up = any(node.op_type == rewrite.GATHER for node in uses)
     if multiplied and looked_up:
         return "tied"
-    if looked_up and stored[declaring[0]].products != "encoder":
+    if looked_up and stored[declaring[0]].products != "encoder":  # which looks up positions: they stay float
         return "embedding"
     if any(output.is_graph_output() for node in multiplied for output in node.outputs):
         return "head"
     return stored[declaring[0]].products if multiplied else "float"
 
 
-def _in_whole_blocks(
-    formats: Mapping[str, Format], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Format]:
+def _in_whole_blocks(formats: Mapping[str, Format], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Format]:
     """The same formats, but float32 for what ends in the middle of a block, which not every device computes."""
     return {
         name: FloatFormat("float32") if isinstance(fmt, BlockFormat) and shapes[name][1] % fmt.block_size else fmt

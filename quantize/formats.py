@@ -18,6 +18,7 @@ SMALLEST_BLOCK = 16
 LARGEST_BLOCK = 256
 SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
 LARGEST_SCALE = float(np.finfo(np.float16).max)
+SCREEN = "screen_"  # begins the names of the stored parts of a head's screen
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from . import screening
-from .formats import BlockFormat, FloatFormat, Format, ScreenedFormat
-from .streaming import SCREEN
+from .formats import SCREEN, BlockFormat, FloatFormat, Format, ScreenedFormat
 
 MICROSOFT = "com.microsoft"
 MATMUL = "FusedMatMul"

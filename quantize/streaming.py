@@ -13,12 +13,20 @@ from math import prod
 
 import numpy as np
 
-from .formats import BlockFormat, FloatFormat, Format, QuantizedTensor, ScreenedFormat, dequantize, require_finite
+from .formats import (
+    SCREEN,
+    BlockFormat,
+    FloatFormat,
+    Format,
+    QuantizedTensor,
+    ScreenedFormat,
+    dequantize,
+    require_finite,
+)
 from .methods import Method
 from .report import ErrorSums, TensorReport
 
 SLICE_ELEMENTS = 4 << 20
-SCREEN = "screen_"  # begins the kinds of the parts of a head's screen
 
 ReadRows = Callable[[int, int], np.ndarray]
 WritePart = Callable[[str, int, np.ndarray], None]

@@ -34,8 +34,9 @@ def window_graph(shape: ConformerShape) -> ir.Model:
     length = Term(graph, graph.constant(f"{PREFIX}.length", np.array(shape.piece)), PREFIX)
     distance = relative_bias(graph, "speech.relative_bias", length, shape.bias_distance, shape.heads)
     bias = graph.apply("Add", (distance, mask_bias(graph, inputs.seen, PREFIX)), f"{PREFIX}.attention_bias")
+    attended = Attended(None, bias)
     for layer in range(shape.layers):
-        x = block(graph, x, f"speech.layers.{layer}", shape, Attended(None, bias))
+        x = block(graph, x, f"speech.layers.{layer}", shape, attended)
     for projector, output in (("speech", AUDIO_FEATURES), ("vision", AUDIO_FEATURES_WITH_IMAGES)):
         rows_output(graph, projected(graph, x, projector, shape), output, shape.piece, shape.output)
     return graph.model()

@@ -48,6 +48,7 @@ def bundle(tiny_multimodal_bundle: Callable[..., Path]) -> Path:
 @pytest.fixture
 def takes_no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """`fast` opens the decoder and refuses encoders, as a provider does that has no kernel for one of their nodes."""
+
     def open_graph(path: Path, provider: Provider, threads: int) -> Graph:
         if provider is FAST:
             raise ProviderUnavailable(f"{path}: device 'fast' does not take Scan on CPUExecutionProvider")
@@ -77,7 +78,7 @@ def test_a_part_can_have_another_device(bundle: Path) -> None:
         assert session.device == "fast" and session.encoder_devices["vision"][0] == "cpu"
 
 
-def test_of_several_of_a_kind_the_fastest_is_measured_for_each_part(bundle: Path, tmp_path: Path) -> None:
+def test_of_several_of_a_kind_the_fastest_is_measured_for_each_part(bundle: Path) -> None:
     for how in ("measured", "remembered"):
         with edgephi.load(bundle, vision_device="gpu", speech_device="gpu", prefix_cache=False) as session:
             for device, reason in session.encoder_devices.values():

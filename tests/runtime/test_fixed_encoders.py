@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ from edgephi.runtime.image import Crop, ImageInputs, prepare_image
 from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.providers import find
 
+from .simulator import apart, needs_simulator
+
 SIDE, PATCH = 56, 14
 # float32 on both sides; 1e-6 was seen.
 APART = 1e-5
@@ -38,9 +39,6 @@ APART = 1e-5
 ROUNDED_APART = 6e-2
 # float16 arithmetic against exact products; 0.3 % was seen of rows, 0.4 % of logits.
 SIMULATED_APART = 1e-2
-needs_simulator = pytest.mark.skipif(
-    find_spec("onnxruntime_qnn") is None, reason="onnxruntime-qnn, which holds the NPU's simulator, is not installed"
-)
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,6 @@ def _asked(*parts: object) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
-    assert found.shape == wanted.shape
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
 def _image_rows(session: edgephi.Session, image: ImageInputs) -> np.ndarray:
     encoder = session._model._encoders.image
     assert encoder is not None
@@ -127,7 +120,7 @@ def _speech_rows(session: edgephi.Session, recording: AudioInputs, mode: int) ->
 def test_a_picture_gives_the_same_rows_crop_by_crop(size: tuple[int, int], pair: Pair) -> None:
     image = prepare_image(_picture(*size), crop=Crop(SIDE, PATCH))
     rows = _image_rows(pair.fixed, image)
-    assert len(rows) == image.tokens and _apart(rows, _image_rows(pair.plain, image)) < APART
+    assert len(rows) == image.tokens and apart(rows, _image_rows(pair.plain, image)) < APART
 
 
 # Less than a step, whole and broken steps, a whole window, one frame more, and the filled end of a second window.
@@ -136,7 +129,7 @@ def test_a_picture_gives_the_same_rows_crop_by_crop(size: tuple[int, int], pair:
 def test_a_recording_gives_the_same_rows_window_by_window(frames: int, mode: int, pair: Pair) -> None:
     recording = _recording(frames)
     rows = _speech_rows(pair.fixed, recording, mode)
-    assert len(rows) == recording.tokens and _apart(rows, _speech_rows(pair.plain, recording, mode)) < APART
+    assert len(rows) == recording.tokens and apart(rows, _speech_rows(pair.plain, recording, mode)) < APART
 
 
 def test_every_prompt_gets_the_decoder_of_its_media(pair: Pair) -> None:
@@ -148,7 +141,7 @@ def test_every_prompt_gets_the_decoder_of_its_media(pair: Pair) -> None:
         given = pair.fixed.chat(_asked(*parts), max_tokens=8, temperature=0)
         assert given.token_ids == pair.plain.chat(_asked(*parts), max_tokens=8, temperature=0).token_ids
         assert pair.fixed.loaded[0] == decoder
-        assert _apart(pair.fixed.logits(_asked(*parts)), pair.plain.logits(_asked(*parts))) < APART
+        assert apart(pair.fixed.logits(_asked(*parts)), pair.plain.logits(_asked(*parts))) < APART
 
 
 def test_turns_about_a_picture_go_on_behind_what_was_read(pair: Pair) -> None:
@@ -172,11 +165,11 @@ def test_a_conversation_outlasts_the_decoder_of_another_one(pair: Pair) -> None:
 
 def test_blocks_are_rounded_alike(quantized: Pair) -> None:
     image, recording = prepare_image(_picture(100, 56), crop=Crop(SIDE, PATCH)), _recording(900)
-    assert _apart(_image_rows(quantized.fixed, image), _image_rows(quantized.plain, image)) < ROUNDED_APART
+    assert apart(_image_rows(quantized.fixed, image), _image_rows(quantized.plain, image)) < ROUNDED_APART
     found, wanted = (_speech_rows(each, recording, MODE_SPEECH) for each in (quantized.fixed, quantized.plain))
-    assert _apart(found, wanted) < ROUNDED_APART
+    assert apart(found, wanted) < ROUNDED_APART
     for parts in ((_picture(100, 56), "what"), (recording, "what")):
-        assert _apart(quantized.fixed.logits(_asked(*parts)), quantized.plain.logits(_asked(*parts))) < ROUNDED_APART
+        assert apart(quantized.fixed.logits(_asked(*parts)), quantized.plain.logits(_asked(*parts))) < ROUNDED_APART
 
 
 def test_graphs_are_fixed_without_branches_and_share_their_weights(quantized: Pair) -> None:
@@ -225,7 +218,7 @@ def test_an_encoder_runs_on_the_simulated_npu_whole(name: str, quantized: Pair) 
             feeds[key] = random.normal(0, 1, shape).astype(tensor.dtype)
     wanted, given = exact.run(feeds), simulated.run(feeds)
     for key, value in wanted.items():
-        assert _apart(given[key], value) < SIMULATED_APART, key
+        assert apart(given[key], value) < SIMULATED_APART, key
 
 
 def _product(inputs: int, block: int, shape: tuple[int, ...]) -> ir.Model:
@@ -299,4 +292,4 @@ def test_encoders_are_compiled_each_by_itself(pair: Pair, tmp_path: Path) -> Non
             "qnn_simulator", "asked for; compiled ahead of time for x-elite"
         )
         image = prepare_image(_picture(100, 56), crop=Crop(SIDE, PATCH))
-        assert _apart(_image_rows(session, image), _image_rows(pair.plain, image)) < SIMULATED_APART
+        assert apart(_image_rows(session, image), _image_rows(pair.plain, image)) < SIMULATED_APART

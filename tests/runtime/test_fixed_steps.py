@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,14 @@ from edgephi.runtime.graphs import Graph, Interrupt
 from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.providers import find
 
+from .simulator import apart, needs_simulator
+
 CONTEXT, WINDOW = 512, 64
 PROMPTS = (1, 63, 64, 65, 200)
 # Both round activations to int8 block by block; rows in another order and padded windows round some of them elsewhere.
 APART = 3e-2
 # float16 arithmetic against exact products; 0.12 to 0.39 % were seen.
 SIMULATED_APART = 1e-2
-needs_simulator = pytest.mark.skipif(
-    find_spec("onnxruntime_qnn") is None, reason="onnxruntime-qnn, which holds the NPU's simulator, is not installed"
-)
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,13 @@ def _advance(session: edgephi.Session, ids: list[int]) -> np.ndarray:
     return session._model.decoder.advance(ids, Interrupt())[0].copy()
 
 
-def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
 def test_prompts_of_any_length_give_the_same_tokens(pair: Pair) -> None:
     assert pair.fixed.context == CONTEXT and pair.fixed.loaded == ("text", "embedding")
     for length in PROMPTS:
         wanted = pair.plain.generate(_prompt(length), max_tokens=8, temperature=0)
         given = pair.fixed.generate(_prompt(length), max_tokens=8, temperature=0)
         assert given.token_ids == wanted.token_ids, length
-        assert _apart(_advance(pair.fixed, _prompt(length)), _advance(pair.plain, _prompt(length))) < APART
+        assert apart(_advance(pair.fixed, _prompt(length)), _advance(pair.plain, _prompt(length))) < APART
 
 
 def test_turns_go_on_behind_what_is_cached_and_rewind_to_it(pair: Pair) -> None:
@@ -91,23 +85,23 @@ def test_turns_go_on_behind_what_is_cached_and_rewind_to_it(pair: Pair) -> None:
     for ids, reused in ((first, 0), (longer, 70), (other, 40), (first, 40), (longer[:100], 70)):
         logits, work = pair.fixed._model.decoder.advance(ids, Interrupt())
         assert work.reused >= reused - 1
-        assert _apart(logits, _advance(pair.plain, ids)) < APART
+        assert apart(logits, _advance(pair.plain, ids)) < APART
     again = pair.fixed.snapshot()
     pair.fixed.clear()
     pair.fixed.restore(again)
-    assert _apart(_advance(pair.fixed, longer[:101]), _advance(pair.plain, longer[:101])) < APART
+    assert apart(_advance(pair.fixed, longer[:101]), _advance(pair.plain, longer[:101])) < APART
 
 
 def test_the_last_positions_of_the_context_go_one_by_one(pair: Pair) -> None:
     full = _prompt(CONTEXT)
-    assert _apart(_advance(pair.fixed, full[: CONTEXT - 20]), _advance(pair.plain, full[: CONTEXT - 20])) < APART
-    assert _apart(_advance(pair.fixed, full), _advance(pair.plain, full)) < APART  # 20 more: no room for a window
+    assert apart(_advance(pair.fixed, full[: CONTEXT - 20]), _advance(pair.plain, full[: CONTEXT - 20])) < APART
+    assert apart(_advance(pair.fixed, full), _advance(pair.plain, full)) < APART  # 20 more: no room for a window
     with pytest.raises(ContextOverflow, match=f"513 tokens, the context of {CONTEXT} must hold it"):
         pair.fixed.generate([*full, 5], max_tokens=1)
 
 
 def test_logits_of_every_position_are_those_of_the_cpu(pair: Pair) -> None:
-    assert _apart(pair.fixed.logits(_prompt(70)), pair.plain.logits(_prompt(70))) < APART
+    assert apart(pair.fixed.logits(_prompt(70)), pair.plain.logits(_prompt(70))) < APART
 
 
 def test_both_graphs_share_every_byte_of_their_weights(pair: Pair) -> None:
@@ -174,7 +168,7 @@ def test_every_node_runs_on_the_simulated_npu_to_its_precision(pair: Pair) -> No
             feeds["logits_rows"] = np.array([window - 1], np.int32)
             wanted, given = exact.run(feeds), simulated.run(feeds)
             for key, value in wanted.items():
-                assert _apart(given[key], value) < SIMULATED_APART, (name, seen, key)
+                assert apart(given[key], value) < SIMULATED_APART, (name, seen, key)
 
 
 @needs_simulator
