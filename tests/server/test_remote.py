@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import socket
 import ssl
@@ -22,7 +23,7 @@ from PIL import Image
 import edgephi
 from edgephi.runtime.errors import MediaError, RequestError
 from edgephi.runtime.server.models import load_engine
-from edgephi.runtime.server.origins import Address, Origin, read_listed, split_url
+from edgephi.runtime.server.origins import Address, Origin, read_listed
 from edgephi.runtime.server.remote import MAXIMUM_ADDRESSES, Remote, is_public
 from edgephi.runtime.server.settings import Loading, Settings
 
@@ -123,8 +124,6 @@ def multimodal(tiny_multimodal_bundle: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def seeing(multimodal: Path, server: Site) -> Iterator[Live]:
     """Fetches from the site's address, and from its name, which is one of this machine."""
-    import dataclasses
-
     listed = (
         Origin("http", "127.0.0.1", server.port), Origin("http", "localhost", server.port),
         Origin("https", "127.0.0.1", server.port),
@@ -372,4 +371,3 @@ def test_entries_of_the_list(text: str, origin: Origin) -> None:
 def test_entries_that_are_none(text: str) -> None:
     with pytest.raises(RequestError, match="names no host to fetch media from"):
         read_listed(text)
-    assert split_url(f"https://{text}" if text else "") is None or "/" in text or "ftp" in text
