@@ -19,7 +19,10 @@ SHARE = ("ep.share_ep_contexts", "1")
 
 @dataclass(frozen=True)
 class Form:
-    """The graphs to open by name, the device that opens them, and what the user should know of it, if anything."""
+    """What is opened: the compiled `graphs` by name, by `provider`; those that are not among them in the ONNX form.
+
+    `note`: what the user should know of it, if anything.
+    """
 
     provider: Provider
     graphs: Mapping[str, Graph] = field(default_factory=dict)
@@ -33,7 +36,7 @@ def choose(manifest: Manifest, provider: Provider, encoder: str | None = None) -
     """
     if not provider.generations:
         return Form(provider)
-    forms = [form for form in manifest.compiled if provider.called(form.generation) is not None]
+    forms = [form for form in manifest.compiled if provider.find_generation(form.generation) is not None]
     if encoder is not None:
         forms = [
             replace(form, shared_weights=False, graphs={encoder: form.graphs[encoder]})
@@ -53,7 +56,7 @@ def choose(manifest: Manifest, provider: Provider, encoder: str | None = None) -
 
 def _refusal(form: Compiled, provider: Provider) -> str | None:
     """Why a compiled form is not opened, None where it is."""
-    made_for, installed = provider.called(form.generation), compiler_version(provider)
+    made_for, installed = provider.find_generation(form.generation), compiler_version(provider)
     if made_for is None or not _is_own(form, made_for, provider):
         own = f", this is {provider.generation.name}" if provider.generation else ""
         return f"for another generation{own}"

@@ -6,6 +6,8 @@ Boundary: prints what diagnosis.py found, or writes it as a report that can be a
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -43,12 +45,20 @@ def doctor(bundles: tuple[Path, ...], as_json: bool, report: Path | None) -> Non
     found = diagnose(bundles)
     lines = [f"{name:17}{text}" for name, text in _lines(found)]
     if report is not None:
-        report.write_text(_REPORT.format(facts="\n".join(lines)), encoding="utf-8")
+        report.write_text(_REPORT.format(facts=_anonymous("\n".join(lines))), encoding="utf-8")
         click.echo(f"written: {report}", err=True)
     if as_json:
         click.echo(json.dumps(asdict(found)))
     elif report is None:
         click.echo("\n".join(lines))
+
+
+def _anonymous(text: str) -> str:
+    """`text` without the folders of Python and of the user, which libraries name in their errors."""
+    for folder, sign in ((sys.prefix, "<python>"), (os.path.expanduser("~"), "~")):
+        if len(Path(folder).parts) > 1:  # the home of some services is the root of all paths
+            text = text.replace(folder, sign)
+    return text
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:

@@ -89,10 +89,8 @@ def run(
     bundle: Path,
     words: tuple[str, ...],
     system: str | None,
-    images: tuple[str, ...],
-    recordings: tuple[str, ...],
-    context: int | None,
-    threads: int | None,
+    images: tuple[str, ...], recordings: tuple[str, ...],
+    context: int | None, threads: int | None,
     mapped: bool, allow_oversized: bool, kv: str,
     device: str, vision_device: str | None, speech_device: str | None,
     as_boxes: bool,
@@ -116,8 +114,10 @@ def run(
         raise click.UsageError("--raw takes the prompt as it stands: without --system, --image and --audio")
     if as_boxes and (text is None or len(images) != 1 or recordings or system or raw or as_json or stream_json):
         raise click.UsageError("--ground takes PROMPT and one --image, and prints JSON by itself")
-    further = {"vision_device": vision_device, "speech_device": speech_device, "kv": kv}
-    with loaded(bundle, device, threads, context, mapped, allow_oversized, prefix_cache, **further) as session:
+    with loaded(
+        bundle, device, threads, context, mapped, allow_oversized, prefix_cache,
+        vision_device=vision_device, speech_device=speech_device, kv=kv,
+    ) as session:
         if text is None:
             from .repl import Repl
 
@@ -150,7 +150,7 @@ def run(
 def loaded(
     bundle: Path, device: str, threads: int | None, context: int | None, mapped: bool, allow_oversized: bool,
     prefix_cache: Path | None = None, *, vision_device: str | None = None, speech_device: str | None = None,
-    kv: str | None = None,
+    kv: str = "float",
 ) -> Session:
     """Load a bundle; a terminal is told when that takes long. Raises what `load` raises."""
     with Waiting(f"loading {bundle.name}"):
@@ -159,7 +159,7 @@ def loaded(
         session = load(
             bundle, device=device, vision_device=vision_device, speech_device=speech_device, threads=threads,
             context=context, mapped=mapped, allow_oversized=allow_oversized, prefix_cache=prefix_cache,
-            kv=kv or "float",
+            kv=kv,
         )
     if device != session.device:
         note(f"device {session.device}: {session.device_reason}")

@@ -140,7 +140,10 @@ def serve(
             loaded=max_loaded,
             idle_seconds=None if keep_alive < 0 else keep_alive,
         ),
-        loading=Loading(device, threads, context, mapped, allow_oversized, kept, vision_device, speech_device, kv),
+        loading=Loading(
+            device, threads, context, mapped, allow_oversized, kept,
+            vision_device=vision_device, speech_device=speech_device, kv=kv,
+        ),
         preload=preload,
         media_from=tuple(map(read_listed, media_from)),
     )

@@ -27,7 +27,7 @@ def find(name: str) -> Provider:
     name, marked, generation = name.partition(":")
     if marked:
         record = find(name)
-        return record.of(generations(record, [generation])[0])
+        return record.for_generation(generations(record, [generation])[0])
     if name not in names():
         raise ProviderUnavailable(
             f"device {name!r} is not known; this version serves {', '.join(names())}: choose one of them"
@@ -59,7 +59,7 @@ def generations(provider: Provider, wanted: Sequence[str]) -> tuple[Generation, 
     """The generations of a device that a user names, each once. Raises ProviderUnavailable for one it has not."""
     found: dict[str, Generation] = {}
     for name in wanted:
-        generation = provider.called(name)
+        generation = provider.find_generation(name)
         if generation is None:
             known = ", ".join(f"{item.name} ({item.chip}, {item.title})" for item in provider.generations)
             raise ProviderUnavailable(

@@ -138,12 +138,12 @@ class Provider:
             return f"it needs graphs with {', '.join(missing)}, and the bundle is made for {made_for.name!r}"
         return None
 
-    def called(self, name: str) -> Generation | None:
+    def find_generation(self, name: str) -> Generation | None:
         """The generation that a user calls `name`, in letters of any case."""
         wanted = name.strip().lower()
         return next((item for item in self.generations if wanted in (item.name, item.chip.lower())), None)
 
-    def of(self, generation: Generation) -> Provider:
+    def for_generation(self, generation: Generation) -> Provider:
         """This device in one generation."""
         told = {name for name, _ in generation.options}
         options = (*(option for option in self.options if option[0] not in told), *generation.options)
@@ -151,7 +151,7 @@ class Provider:
 
     def compiler(self, generation: Generation) -> Provider:
         """What compiles graphs for one generation of this device."""
-        made = self.of(generation)
+        made = self.for_generation(generation)
         return replace(made, hardware=self.compiles_on, options=(*made.options, *self.compiler_options))
 
     def configured(self, *entries: tuple[str, str]) -> Provider:

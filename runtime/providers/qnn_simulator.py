@@ -21,4 +21,4 @@ PROVIDER = replace(
     install="pip install onnxruntime-qnn, on Linux x86-64 with glibc 2.35 or later",
     options=tuple(option for option in qnn.PROVIDER.options if option[0] != "htp_performance_mode"),
     shares_weights=False,
-).of(_DEFAULT)
+).for_generation(_DEFAULT)

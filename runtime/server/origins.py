@@ -1,19 +1,18 @@
 """Hosts that the server may fetch media from, and addresses of media as clients write them.
 
-Boundary: text and messages in, checked parts out; remote.py fetches.
+Boundary: text in, checked parts out; remote.py fetches.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
 from ..errors import RequestError
-from ..messages import Message
 
 PORTS = {"https": 443, "http": 80}
 LONGEST = 4096
@@ -34,11 +33,6 @@ class Origin:
         """Host and port as an URL and the header Host have them."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def is_address(self) -> bool:
-        """Whether the host is a number, which no look-up can turn into another one."""
-        return _is_address(self.host)
 
     def __str__(self) -> str:
         return self.authority if self.scheme == "https" else f"{self.scheme}://{self.authority}"
@@ -78,32 +72,6 @@ def split_url(url: str) -> tuple[Origin, str] | None:
         return None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Origin(parts.scheme, host, port or PORTS[parts.scheme]), target
-
-
-def addresses(messages: Iterable[Message]) -> list[Address]:
-    """Every medium of `messages` that is still to be fetched, once."""
-    values = [value for message in messages for part in _parts(message) for value in part.values()]
-    return list(dict.fromkeys(value for value in values if isinstance(value, Address)))
-
-
-def filled(messages: Sequence[Message], found: Mapping[Address, bytes]) -> tuple[Message, ...]:
-    """The messages with what was fetched in place of the addresses."""
-
-    def fill(part: object) -> object:
-        if not isinstance(part, Mapping):
-            return part
-        return {key: found[value] if isinstance(value, Address) else value for key, value in part.items()}
-
-    return tuple(
-        {**message, "content": [fill(part) for part in content]}
-        if isinstance(content := message.get("content"), list) else message
-        for message in messages
-    )
-
-
-def _parts(message: Message) -> list[Mapping[str, object]]:
-    content = message.get("content")
-    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
 
 
 def read_address(url: str, kind: Literal["image", "audio"], where: str, listed: Sequence[Origin]) -> Address:

@@ -13,14 +13,14 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urljoin
 
 import httpcore2
 
 from ..errors import MediaError
 from ..messages import Message
-from .origins import Address, Origin, addresses, filled, split_url
+from .origins import Address, Origin, split_url
 
 LOG = logging.getLogger("edgephi.server")
 MAXIMUM_ADDRESSES = 16
@@ -42,11 +42,11 @@ class Remote:
         self._listed = frozenset(listed)
         self._most = most
         self._seconds = seconds
-        self._backend = CheckedBackend(backend or httpcore2.AnyIOBackend())
+        self._backend = _CheckedBackend(backend or httpcore2.AnyIOBackend())
 
     async def fill(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The messages with bytes in place of addresses. Raises MediaError naming the part."""
-        wanted = addresses(messages)
+        wanted = _addresses(messages)
         if not wanted:
             return tuple(messages)
         if len(wanted) > MAXIMUM_ADDRESSES:
@@ -66,7 +66,7 @@ class Remote:
         except TimeoutError as error:
             text = f"{last.where}: {last.origin} did not send it within {self._seconds:g} s, the longest allowed"
             raise MediaError(f"{text}: send it inside the request") from error
-        return filled(messages, found)
+        return _filled(messages, found)
 
     async def _fetch(self, pool: httpcore2.AsyncConnectionPool, address: Address, most: int) -> bytes:
         origin, target = address.origin, address.target
@@ -96,6 +96,32 @@ class Remote:
         return split
 
 
+def _addresses(messages: Iterable[Message]) -> list[Address]:
+    """Every medium of `messages` that is still to be fetched, once."""
+    values = [value for message in messages for part in _parts(message) for value in part.values()]
+    return list(dict.fromkeys(value for value in values if isinstance(value, Address)))
+
+
+def _filled(messages: Sequence[Message], found: Mapping[Address, bytes]) -> tuple[Message, ...]:
+    """The messages with what was fetched in place of the addresses."""
+
+    def fill(part: object) -> object:
+        if not isinstance(part, Mapping):
+            return part
+        return {key: found[value] if isinstance(value, Address) else value for key, value in part.items()}
+
+    return tuple(
+        {**message, "content": [fill(part) for part in content]}
+        if isinstance(content := message.get("content"), list) else message
+        for message in messages
+    )
+
+
+def _parts(message: Message) -> list[Mapping[str, object]]:
+    content = message.get("content")
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
 async def _body(response: httpcore2.Response, most: int) -> bytes:
     """Raises MediaError for what is no whole, plain file of at most `most` bytes."""
     if response.status != 200:
@@ -117,7 +143,7 @@ def _header(response: httpcore2.Response, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), "")
 
 
-class CheckedBackend(httpcore2.AsyncNetworkBackend):
+class _CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Opens connections to public addresses, and to numbers that were asked for as such."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkBackend) -> None:

@@ -22,7 +22,10 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Loading:
-    """How bundles are loaded: the keyword arguments of `edgephi.load`, for those that take such media."""
+    """How bundles are loaded: the keyword arguments of `edgephi.load`.
+
+    The devices of encoders are for the bundles that have them.
+    """
 
     device: str = "cpu"
     threads: int | None = None

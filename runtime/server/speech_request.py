@@ -53,7 +53,8 @@ def read_speech(form: Mapping[str, str], recording: bytes | None, *, translate: 
         raise RequestError("file is missing or empty; upload a WAV, FLAC, Ogg or MP3 file under this name")
     for name, accepted in _REFUSED.items():
         fields.refuse(name, accepted)
-    fields.raw("model"), fields.raw("adapter")  # by the endpoint
+    for name in ("model", "adapter"):  # the endpoint has read them
+        fields.raw(name)
     wanted = fields.choice("response_format", FORMATS, "json")
     stream = fields.choice("stream", ("true", "false", "True", "False", ""), "false").lower() == "true"
     if stream and wanted not in ("json", "text"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgephi.runtime import drivers, providers
+from edgephi.runtime import diagnosis, drivers, providers, selection
 
 Program = Callable[..., Any]
 
@@ -51,6 +53,25 @@ def test_a_report_for_an_issue_holds_the_facts_and_no_folder(bundle: Path, tmp_p
     for fact in ("## What happened", "machine ", "onnxruntime ", "telemetry ", "cpu ", "not qnn: ", "free memory "):
         assert fact in text
     assert str(Path.home()) not in text and str(bundle.parent) not in text
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_a_report_hides_the_folders_that_a_library_names(
+    root: bool, tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, judge = Path("/") if root else tmp_path / "ada", diagnosis.judge
+
+    def failing(*asked: Any) -> selection.Verdict:
+        reason = f"{home / 'lib.so'} does not load, nor does {Path(sys.prefix, 'lib', 'other.so')}"
+        return dataclasses.replace(judge(*asked), found=(), reason=reason)
+
+    monkeypatch.setattr(diagnosis, "judge", failing)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    assert program("doctor", "--report", tmp_path / "report.md").code == 0
+    text = (tmp_path / "report.md").read_text()
+    shown = str(home / "lib.so") if root else str(Path("~", "lib.so"))
+    assert f"no: {shown} does not load, nor does {Path('<python>', 'lib', 'other.so')}" in text
 
 
 def test_drivers_are_those_that_the_kernel_has_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +27,18 @@ from edgephi.runtime.manifest import Compiled, Graph, Manifest, read_manifest
 from edgephi.runtime.providers import find
 from edgephi.runtime.providers.provider import Provider
 
+from .simulator import apart, needs_simulator
+
 CONTEXT = 256
 # Generation → lengths of prompts; `python -m edgephi.benchmarks npu` runs all of them for both, and with 32 layers.
 PROMPTS = {"x-elite": (1, 63, 64, 65, 200), "x2-elite": (65,)}
 # The CPU rounds activations to int8 block by block, the NPU computes in float16: 2.9 % was seen between the two.
 APART = 5e-2
-needs_simulator = pytest.mark.skipif(
-    find_spec("onnxruntime_qnn") is None, reason="onnxruntime-qnn, which holds the NPU's simulator, is not installed"
-)
 STATED = "v2:6:2.51.0:5.51.0:{}:0:0"
 
 
 def _form(generation: str, **changes: object) -> Compiled:
-    made_for = find("qnn").called(generation)
+    made_for = find("qnn").find_generation(generation)
     assert made_for is not None
     graphs = {name: Graph(f"{name}.{generation}.onnx", (f"{generation}.bin",)) for name in ("text", "text-step")}
     form = Compiled("qnn", generation, "2.51.0.1", STATED.format(made_for.mark), True, graphs)
@@ -159,10 +157,6 @@ def _advance(session: edgephi.Session, ids: list[int]) -> np.ndarray:
     return session._model.decoder.advance(ids, Interrupt())[0].copy()
 
 
-def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
 @needs_simulator
 @pytest.mark.parametrize("generation", PROMPTS)
 def test_compiled_graphs_say_what_the_cpu_says(generation: str, trio: Trio) -> None:
@@ -171,7 +165,7 @@ def test_compiled_graphs_say_what_the_cpu_says(generation: str, trio: Trio) -> N
     assert session.left_to_cpu == {}
     for length in PROMPTS[generation]:
         ids = _prompt(trio.plain, length)
-        assert _apart(_advance(session, ids), _advance(trio.plain, ids)) < APART, length
+        assert apart(_advance(session, ids), _advance(trio.plain, ids)) < APART, length
         given = session.generate(ids, max_tokens=4, temperature=0)
         assert given.token_ids == trio.plain.generate(ids, max_tokens=4, temperature=0).token_ids, length
 
@@ -183,7 +177,7 @@ def test_turns_go_on_and_rewind_in_compiled_graphs(trio: Trio) -> None:
     for ids, reused in ((first, 0), (longer, 70), (other, 40), (first, 40)):
         logits, work = session._model.decoder.advance(ids, Interrupt())
         assert work.reused >= reused - 1
-        assert _apart(logits, _advance(trio.plain, ids)) < APART
+        assert apart(logits, _advance(trio.plain, ids)) < APART
 
 
 @needs_simulator
@@ -191,7 +185,7 @@ def test_another_generation_runs_from_the_onnx_form(trio: Trio) -> None:
     with edgephi.load(trio.folder, device="qnn_simulator:8-elite", prefix_cache=False) as session:
         assert "x-elite: for another generation, this is 8-elite" in session.device_reason
         ids = _prompt(trio.plain, 5)
-        assert _apart(_advance(session, ids), _advance(trio.plain, ids)) < APART
+        assert apart(_advance(session, ids), _advance(trio.plain, ids)) < APART
 
 
 @needs_simulator
