@@ -7,10 +7,8 @@ steps of eight positions everything that attention sees of earlier ones has been
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from edgephi.runtime.model import Model
 from edgephi.runtime.prefix_cache import find
 from edgephi.runtime.rotary import RotaryTables
 
-from . import machine
+from . import result_files
 from .quality import clustered_error, kl_divergence
 
 NAME = "cache_error"
@@ -96,13 +94,8 @@ def _logits(decoder: Decoder, ids: Sequence[int], first: int, step: int) -> np.n
 
 def write(found: Sequence[CacheError], results: Path) -> None:
     """Write cache_error.json and cache_error.md into the folder `results`."""
-    results.mkdir(parents=True, exist_ok=True)
-    record = {
-        "date": datetime.now(UTC).date().isoformat(), "machine": machine.describe(), "versions": machine.versions(),
-        "errors": [asdict(one) for one in found],
-    }
-    (results / f"{NAME}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (results / f"{NAME}.md").write_text(table(found), encoding="utf-8")
+    record = result_files.circumstances() | {"errors": [asdict(one) for one in found]}
+    result_files.write(results, NAME, record, table(found))
 
 
 def table(found: Sequence[CacheError]) -> str:

@@ -8,7 +8,6 @@ Drafting sees only what was said, so its guesses and steps are those of a model 
 from __future__ import annotations
 
 import inspect
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.rotary import RotaryTables
 from edgephi.runtime.sampling import Choice, Sampler, Sampling
 
-from . import machine
+from . import machine, result_files
 from .texts import PROSE
 
 NAME = "speculation"
@@ -186,10 +185,7 @@ def scripts(tokenizer: Tokenizer, vocabulary: int, tokens: int) -> dict[str, tup
 
 def write(measured: Sequence[Measured], results: Path) -> None:
     """Write speculation.json and speculation.md into the folder `results`."""
-    results.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(each) for each in measured]
-    (results / f"{NAME}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    (results / f"{NAME}.md").write_text(table(measured), encoding="utf-8")
+    result_files.write(results, NAME, [asdict(each) for each in measured], table(measured))
 
 
 def table(measured: Sequence[Measured]) -> str:

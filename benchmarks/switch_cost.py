@@ -6,7 +6,6 @@ Boundary: a public session on a bundle whose weights may be random. Needs a mode
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import time
@@ -19,7 +18,7 @@ import edgephi
 from edgephi.runtime.errors import RequestError
 from edgephi.runtime.manifest import read_manifest
 
-from . import machine
+from . import machine, result_files
 
 NAME = "switch_cost"
 BEFORE, BEHIND = 6, 6  # tokens of the answer on both sides of the limit
@@ -70,13 +69,11 @@ def measure(bundle: Path, threads: int) -> list[Switch]:
 
 def write(bundle: str, threads: int, found: list[Switch], results: Path) -> None:
     """Write switch_cost.json and switch_cost.md into the folder `results`."""
-    results.mkdir(parents=True, exist_ok=True)
     record = {
-        "bundle": bundle, "threads": threads, "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine.describe(), "versions": machine.versions(), "switches": [asdict(one) for one in found],
+        "bundle": bundle, "threads": threads, **result_files.circumstances(),
+        "switches": [asdict(one) for one in found],
     }
-    (results / f"{NAME}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (results / f"{NAME}.md").write_text(table(bundle, threads, found), encoding="utf-8")
+    result_files.write(results, NAME, record, table(bundle, threads, found))
 
 
 def table(bundle: str, threads: int, found: list[Switch]) -> str:

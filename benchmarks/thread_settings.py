@@ -32,10 +32,11 @@ from edgephi.runtime.model import Model
 from edgephi.runtime.prefix_cache import find
 from edgephi.runtime.rotary import RotaryTables
 
-from . import machine, processes
+from . import machine, processes, result_files
 
 NAME = "thread_settings"
-PROMPT, TOKENS, PAUSE = 64, 32, 0.02  # seconds between tokens where a reader is waited for
+PROMPT, TOKENS, TOKEN = 64, 32, 5  # how many are read, how many follow, and which one, always the same
+PAUSE = 0.02  # seconds between tokens where a reader is waited for
 SPIN, NO_SPIN = "session.intra_op.spin_duration_us", "session.intra_op.allow_spinning"
 SPINS = (None, 0, 50, 1000)  # µs; 0: none, None: until there is work, as ONNX Runtime does by itself
 # name → cores of the process, threads, whether the last core is taken half of the time
@@ -108,11 +109,11 @@ def answer(bundle: Path, threads: int, spin: int | None) -> dict[str, float]:
     model.decoder.advance(ids, interrupt)
     for _ in range(TOKENS):
         started = time.perf_counter()
-        model.decoder.append(5, interrupt)
+        model.decoder.append(TOKEN, interrupt)
         seconds.append(time.perf_counter() - started)
     spent = time.process_time()
     for _ in range(TOKENS):
-        model.decoder.append(5, interrupt)
+        model.decoder.append(TOKEN, interrupt)
         time.sleep(PAUSE)
     spent = time.process_time() - spent
     model.close()
@@ -121,13 +122,8 @@ def answer(bundle: Path, threads: int, spin: int | None) -> dict[str, float]:
 
 def write(bundle: str, found: list[Setting], results: Path) -> None:
     """Write thread_settings.json and thread_settings.md into the folder `results`."""
-    results.mkdir(parents=True, exist_ok=True)
-    record = {
-        "bundle": bundle, "date": datetime.now(UTC).date().isoformat(), "machine": machine.describe(),
-        "versions": machine.versions(), "settings": [asdict(one) for one in found],
-    }
-    (results / f"{NAME}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (results / f"{NAME}.md").write_text(table(bundle, found), encoding="utf-8")
+    record = {"bundle": bundle, **result_files.circumstances(), "settings": [asdict(one) for one in found]}
+    result_files.write(results, NAME, record, table(bundle, found))
 
 
 def table(bundle: str, found: list[Setting]) -> str:

@@ -124,17 +124,12 @@ def compile_graphs(bundle: Path, soc: tuple[str, ...], share_weights: bool, as_j
     from .dependencies import require_export
 
     require_export()
-    from .compile import compile_bundle
+    from .compile import compile_bundle, weight_bytes
 
     console = _stderr()
     with _progress(console, "compiling") as report:
         manifest = compile_bundle(bundle, soc, share_weights=share_weights, progress=report)
-    sizes = {
-        form.generation: sum(
-            manifest.files[file].size for file in {file for graph in form.graphs.values() for file in graph.data}
-        )
-        for form in manifest.compiled
-    }
+    sizes = {form.generation: weight_bytes(form, manifest.files) for form in manifest.compiled}
     if as_json:
         click.echo(json.dumps([asdict(form) | {"bytes": sizes[form.generation]} for form in manifest.compiled]))
         return

@@ -94,6 +94,11 @@ def compile_bundle(
         return _publish(bundle, replace(manifest, compiled=tuple(forms[name] for name in sorted(forms))), files)
 
 
+def weight_bytes(form: Compiled, files: Mapping[str, FileRecord]) -> int:
+    """Bytes of the weights of a compiled form in a bundle of these files; what graphs share counts once."""
+    return sum(files[file].size for file in {file for graph in form.graphs.values() for file in graph.data})
+
+
 @dataclass(frozen=True)
 class Order:
     """One compiled form to be made of the `graphs` of a bundle, by name; `sources` are hashes of all their files."""
@@ -135,9 +140,11 @@ def _groups(bundle: Path, manifest: Manifest) -> list[dict[str, StoredGraph]]:
 
 def _sources(group: Mapping[str, StoredGraph], files: Mapping[str, FileRecord]) -> tuple[str, ...]:
     """Hashes of all that a group is made of."""
-    return tuple(sorted(files[file].sha256 for file in {
-        file for graph in group.values() for file in (graph.file, *graph.data)
-    }))
+    return tuple(sorted(files[file].sha256 for file in _files(group)))
+
+
+def _files(graphs: Mapping[str, StoredGraph]) -> set[str]:
+    return {file for graph in graphs.values() for file in (graph.file, *graph.data)}
 
 
 def _size(graph: StoredGraph, files: Mapping[str, FileRecord]) -> int:
@@ -229,9 +236,7 @@ def _require_room(order: Order) -> None:
 
 def _publish(bundle: Path, manifest: Manifest, files: Mapping[str, FileRecord]) -> Manifest:
     """Write the manifest with those of `files` that it names, then remove the others that compiling wrote."""
-    made = {
-        file for form in manifest.compiled for graph in form.graphs.values() for file in (graph.file, *graph.data)
-    }
+    made = set[str]().union(*(_files(form.graphs) for form in manifest.compiled))
     gone = {name for name in files if _OURS.fullmatch(name)} - made
     kept = {name: record for name, record in sorted(files.items()) if name not in gone}
     changed = replace(manifest, files=kept)
