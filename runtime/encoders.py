@@ -135,8 +135,8 @@ class ImageEncoder:
         if not self._fixed:
             return self.graph.run(_feeds(image), "image_features", interrupt)
         if isinstance(image, NaflexInputs):
-            capacity = int(self.graph.opened().inputs["pixel_values"].shape[1])
-            return patch_rows(image, capacity, self.graph.interruptible(interrupt))
+            capacity, places = map(int, self.graph.opened().inputs["position_weights"].shape)
+            return patch_rows(image, capacity, places, self.graph.interruptible(interrupt))
         return crop_rows(image, self.graph.interruptible(interrupt))
 
 

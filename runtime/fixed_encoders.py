@@ -21,7 +21,6 @@ Run = Callable[[Mapping[str, np.ndarray], str], np.ndarray]
 
 WINDOW_STEPS = CHUNK_FRAMES // FRAMES_PER_TOKEN
 _POOL = 2  # patches a side of a pooled cell
-_TABLE_SIDE = 16  # places a side of the learned square of positions
 _LAST_COORDINATE = np.float32(1 - 1e-6)
 
 
@@ -49,13 +48,15 @@ def crop_rows(image: ImageInputs, run: Run) -> np.ndarray:
     return np.concatenate([_with_ends(grid, row_end), between[None], _with_ends(whole, row_end)])
 
 
-def patch_rows(image: NaflexInputs, capacity: int, run: Run) -> np.ndarray:
-    """The rows of a picture that comes as at most `capacity` patches, one each: float32 (tokens, hidden)."""
+def patch_rows(image: NaflexInputs, capacity: int, places: int, run: Run) -> np.ndarray:
+    """The rows of a picture that comes as at most `capacity` patches, one each: float32 (tokens, hidden).
+
+    `places`: how many positions the encoder has learned, a square.
+    """
     pixels = np.zeros((1, capacity, image.patches.shape[1]), np.float32)
     pixels[0, : image.tokens] = image.patches
-    weights = _position_weights(*image.spatial_shape)
-    positions = np.zeros((capacity, weights.shape[1]), np.float32)
-    positions[: image.tokens] = weights
+    positions = np.zeros((capacity, places), np.float32)
+    positions[: image.tokens] = _position_weights(*image.spatial_shape, math.isqrt(places))
     mask = (np.arange(capacity) < image.tokens).astype(np.float32)[None]
     feeds = {"pixel_values": pixels, "position_weights": positions, "patch_mask": mask}
     return run(feeds, "image_features")[: image.tokens]
@@ -75,12 +76,12 @@ def window_rows(features: np.ndarray, output: str, run: Run) -> np.ndarray:
     return np.concatenate(rows)[:tokens]
 
 
-def _position_weights(rows: int, columns: int) -> np.ndarray:
+def _position_weights(rows: int, columns: int, side: int) -> np.ndarray:
     """How much each patch of a grid takes of each place of the learned square: float32 (rows · columns, side²).
 
     Bilinear with antialiasing and half-pixel centres, in either direction by itself.
     """
-    return np.kron(_resampling(rows), _resampling(columns))
+    return np.kron(_resampling(rows, side), _resampling(columns, side))
 
 
 def _windows(features: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -125,11 +126,11 @@ def _with_ends(grid: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.concatenate([grid, ends], axis=1).reshape(-1, len(end))
 
 
-def _resampling(count: int) -> np.ndarray:
+def _resampling(count: int, side: int) -> np.ndarray:
     """float32 (count, side): a triangle around each place, of sum 1."""
-    scale = np.float32(_TABLE_SIDE) / np.float32(count)
+    scale = np.float32(side) / np.float32(count)
     centres = (np.arange(count, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    away = np.abs(np.arange(_TABLE_SIDE, dtype=np.float32) - centres[:, None]) / max(scale, np.float32(1))
+    away = np.abs(np.arange(side, dtype=np.float32) - centres[:, None]) / max(scale, np.float32(1))
     triangles = np.maximum(np.float32(1) - away, np.float32(0))
     weights: np.ndarray = triangles / triangles.sum(axis=1, keepdims=True)
     return weights

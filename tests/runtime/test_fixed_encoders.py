@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from edgephi.export.pipeline import export
 from edgephi.export.verify import verify
 from edgephi.runtime.audio import AudioInputs, count_tokens
 from edgephi.runtime.encoders import MODE_SPEECH, MODE_VISION_SPEECH
+from edgephi.runtime.fixed_encoders import patch_rows
 from edgephi.runtime.graphs import Graph, Interrupt
 from edgephi.runtime.image import Crop, ImageInputs, prepare_image
+from edgephi.runtime.image_naflex import NaflexInputs
 from edgephi.runtime.manifest import read_manifest
 from edgephi.runtime.providers import find
 
@@ -130,6 +132,21 @@ def test_a_recording_gives_the_same_rows_window_by_window(frames: int, mode: int
     recording = _recording(frames)
     rows = _speech_rows(pair.fixed, recording, mode)
     assert len(rows) == recording.tokens and apart(rows, _speech_rows(pair.plain, recording, mode)) < APART
+
+
+@pytest.mark.parametrize("side", [5, 16])
+def test_a_picture_as_large_as_the_learned_square_takes_each_place_once(side: int) -> None:
+    """A checkpoint says how many positions it has learned; padding takes none of them."""
+    count, capacity = side**2, side**2 + 3
+    taken: list[np.ndarray] = []
+
+    def run(feeds: Mapping[str, np.ndarray], output: str) -> np.ndarray:
+        taken.append(feeds["position_weights"])
+        return feeds["pixel_values"][0]
+
+    patches = np.arange(count * 4, dtype=np.float32).reshape(count, 4)
+    rows = patch_rows(NaflexInputs(patches, (side, side), count, ""), capacity, count, run)
+    assert np.array_equal(rows, patches) and np.array_equal(taken[0], np.eye(capacity, count, dtype=np.float32))
 
 
 def test_every_prompt_gets_the_decoder_of_its_media(pair: Pair) -> None:
