@@ -30,7 +30,7 @@ from .tokenizer import ASSISTANT, END
 ROWS = 32
 POOL = 256  # examples that are sorted together
 NO_WORD = -1
-CHEAPNESS = {buttons.NAME: 0.7}  # of questions whose tokens are many
+CHEAPNESS = {buttons.NAME: 0.5}  # of questions whose tokens are many
 
 
 @dataclass(frozen=True)

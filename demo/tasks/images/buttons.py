@@ -8,29 +8,23 @@ from ..source import Source
 from .drawing import PALETTE, SIDE, canvas, pictured, shade
 
 NAME = "button"
-RANGE = "2 to 4 buttons of different colours and sizes in two columns and three rows: the box of one of them"
+RANGE = "one button of 8 colours and 4 sizes in two columns and three rows: its box"
 BUTTON = "button"
 
 _STEPS = 10
-_SLOTS = ((1, 1), (6, 1), (1, 4), (6, 4), (1, 7), (6, 7))  # upper left corners of where a button may lie
+_SLOTS = ((1, 1), (6, 1), (1, 4), (6, 4), (1, 7), (6, 7))  # upper left corners of where the button may lie
 
 
 def make(source: Source) -> Example:
     """`Locate … the red button …` → `[0.1, 0.4, 0.5, 0.5]`."""
-    slots = source.several(_SLOTS, count := source.between(2, 4))
-    colors = source.several(tuple(PALETTE), count)
+    (left, top), color = source.pick(_SLOTS), source.pick(tuple(PALETTE))
+    box = left, top, left + source.between(3, 4), top + source.between(1, 2)
     image, draw = canvas(source)
-    boxes, marks = [], []
-    for color, (left, top) in zip(colors, slots, strict=True):
-        box = left, top, left + source.between(3, 4), top + source.between(1, 2)
-        pixels = tuple(SIDE * edge / _STEPS for edge in box)
-        draw.rounded_rectangle(pixels, radius=4, fill=shade(source, PALETTE[color], 15), outline=(60, 60, 60))
-        boxes.append(box)
-        marks.append(Mark(f"{color} {BUTTON}", *pixels))
-    asked = source.below(count)
-    answer = "[" + ", ".join(f"{edge / _STEPS:.1f}" for edge in boxes[asked]) + "]"
-    content = f"buttons {sorted(zip(colors, boxes, strict=True))}"
-    return pictured(NAME, image, _question(source, f"the {colors[asked]} button"), answer, content, marks)
+    pixels = tuple(SIDE * edge / _STEPS for edge in box)
+    draw.rounded_rectangle(pixels, radius=4, fill=shade(source, PALETTE[color], 15), outline=(60, 60, 60))
+    answer = "[" + ", ".join(f"{edge / _STEPS:.1f}" for edge in box) + "]"
+    mark = Mark(f"{color} {BUTTON}", *pixels)
+    return pictured(NAME, image, _question(source, f"the {color} button"), answer, f"button {color} {box}", (mark,))
 
 
 def _question(source: Source, what: str) -> str:
