@@ -59,7 +59,7 @@ def test_a_report_for_an_issue_holds_the_facts_and_no_folder(bundle: Path, tmp_p
 def test_a_report_hides_the_folders_that_a_library_names(
     root: bool, tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, judge = Path("/") if root else tmp_path / "ada", diagnosis.judge
+    home, judge = Path("/") if root else tmp_path / "ada", selection.judge
 
     def failing(*asked: Any) -> selection.Verdict:
         reason = f"{home / 'lib.so'} does not load, nor does {Path(sys.prefix, 'lib', 'other.so')}"
