@@ -101,27 +101,32 @@ def verify(
 
 
 def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | None) -> None:
-    """Run a graph once, and once with each adapter that was added to it. Raises NonFiniteLogits."""
+    """Run a graph once, and once with each adapter that was added to it and its other projector.
+
+    Raises NonFiniteLogits.
+    """
     try:
         if LENGTHS in graph.inputs:
-            feeds, output = _window(graph, manifest, embedded), names.LOGITS
+            feeds, outputs = _window(graph, manifest, embedded), [names.LOGITS]
         elif names.ATTENTION_MASK in graph.inputs:
-            feeds, output = _feeds(graph, _ids(manifest), manifest, embedded), names.LOGITS
+            feeds, outputs = _feeds(graph, _ids(manifest), manifest, embedded), [names.LOGITS]
         elif names.PATCH_MASK in graph.inputs:
-            feeds, output = _filled(graph), names.IMAGE_FEATURES
+            feeds, outputs = _filled(graph), [names.IMAGE_FEATURES]
         elif names.STEP_MASK in graph.inputs:
-            feeds, output = _filled(graph), names.AUDIO_FEATURES
+            feeds, outputs = _filled(graph), [names.AUDIO_FEATURES, names.AUDIO_FEATURES_WITH_IMAGES]
         elif names.SPATIAL_SHAPES in graph.inputs:
-            feeds, output = _strip(graph), names.IMAGE_FEATURES
+            feeds, outputs = _strip(graph), [names.IMAGE_FEATURES]
         elif names.PIXEL_VALUES in graph.inputs:
-            feeds, output = _corner(graph), names.IMAGE_FEATURES
+            feeds, outputs = _corner(graph), [names.IMAGE_FEATURES]
         elif names.AUDIO_EMBEDS in graph.inputs:
-            feeds, output = _moment(graph), names.AUDIO_FEATURES
+            feeds, outputs = _moment(graph), [names.AUDIO_FEATURES]
         else:
             return  # the embedding, which has run
-        gates = [gate for gate in graph.optional if gate.startswith(TUNED)]
-        for on in ({}, *({gate: np.array(True)} for gate in gates)):
-            values = graph.run(feeds | on, [output])[output]
+        changes = [{gate: np.array(True)} for gate in graph.optional if gate.startswith(TUNED)]
+        if names.AUDIO_PROJECTION_MODE in graph.inputs:
+            changes.append({names.AUDIO_PROJECTION_MODE: np.array([names.MODE_VISION_SPEECH])})
+        for on in ({}, *changes):
+            values = np.concatenate([each.ravel() for each in graph.run(feeds | on, outputs).values()])
             if not np.isfinite(values).all():
                 found, added = values[~np.isfinite(values)][0], "".join(f" with {gate}" for gate in on)
                 raise NonFiniteLogits(

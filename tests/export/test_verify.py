@@ -16,8 +16,11 @@ import onnx_ir as ir
 import pytest
 
 from edgephi import BundleError, CheckpointError, HashMismatch, ManifestError, NonFiniteLogits
-from edgephi.export.verify import verify
+from edgephi.export.pipeline import export
+from edgephi.export.verify import _try, verify
+from edgephi.runtime.graphs import Graph
 from edgephi.runtime.manifest import FileRecord, read_manifest, write_manifest
+from edgephi.runtime.providers import find
 
 STAGES = [
     "embedding", "layer 0 attention", "layer 0 feed-forward", "layer 1 attention", "layer 1 feed-forward", "head",
@@ -140,6 +143,25 @@ def test_nan_is_found_without_a_checkpoint(changed: Callable[..., Path]) -> None
 
     with pytest.raises(NonFiniteLogits, match="graph model computes nan"):
         verify(changed("fp32", {"model.layers.1.input_layernorm.weight": poison}))
+
+
+@pytest.mark.parametrize("device", ["cpu", "npu"])
+def test_nan_is_found_in_the_projector_of_recordings_beside_images(
+    device: str, tiny_multimodal: Path, tiny_multimodal_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_multimodal_bundle("fp32")
+    if device == "npu":
+        folder = tmp_path / "npu"
+        export(tiny_multimodal, folder, precision="fp32", device="npu", context=128, threads=1)
+    path, cpu, manifest = folder / "speech.onnx", find("cpu"), read_manifest(folder)
+    model = ir.load(path)
+    bias = model.graph.initializers["speech.projector.vision.down.bias"]
+    assert bias.const_value is not None
+    bias.const_value = ir.tensor(np.full_like(bias.const_value.numpy(), np.nan), name=bias.name)
+    poisoned = Graph(path, cpu, 1, model=ir.to_proto(model).SerializeToString())
+    _try(Graph(path, cpu, 1), "speech", manifest, None)
+    with pytest.raises(NonFiniteLogits, match=r"graph speech.* computes nan"):
+        _try(poisoned, "speech", manifest, None)
 
 
 def test_another_checkpoint_is_refused(
