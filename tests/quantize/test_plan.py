@@ -68,8 +68,13 @@ def test_what_is_no_matrix_stays_float32(shape: tuple[int, ...]) -> None:
 def test_encoders_and_adapters_may_have_a_precision_of_their_own() -> None:
     weights = [Weight(role, (512, 512), role) for role in ("linear", "encoder", "lora")]
 
-    def formats(precision: str, **own: str) -> list[Format]:
-        return list(plan(weights, precision, "fast", **own).values())
+    def formats(
+        precision: str, encoder_precision: str | None = None, adapter_precision: str | None = None
+    ) -> list[Format]:
+        found = plan(
+            weights, precision, "fast", encoder_precision=encoder_precision, adapter_precision=adapter_precision
+        )
+        return list(found.values())
 
     body = BlockFormat(4, 256)
     assert formats("int4") == [body, INT8, LORA]
@@ -79,10 +84,11 @@ def test_encoders_and_adapters_may_have_a_precision_of_their_own() -> None:
     assert formats("fp32") == [FLOAT32, FLOAT32, FLOAT32]
 
 
-@pytest.mark.parametrize("option", ["encoder_precision", "adapter_precision"])
-def test_their_precision_is_checked_too(option: str) -> None:
+def test_their_precision_is_checked_too() -> None:
     with pytest.raises(ValueError, match="precision 'int2' is not known"):
-        plan([], "int4", "fast", **{option: "int2"})
+        plan([], "int4", "fast", encoder_precision="int2")
+    with pytest.raises(ValueError, match="precision 'int2' is not known"):
+        plan([], "int4", "fast", adapter_precision="int2")
 
 
 def test_every_weight_is_planned_by_name() -> None:

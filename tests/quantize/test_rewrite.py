@@ -134,6 +134,7 @@ def kept_and_meant(
             tensor = methods.find("round_to_nearest").quantize(array, fmt, None)
             kept[name], meant[name] = tensor, dequantize(tensor)
         else:
+            assert isinstance(fmt, FloatFormat)
             values = array.astype(fmt.dtype)
             kept[name], meant[name] = values, values.astype(np.float32)
     return kept, meant

@@ -60,6 +60,7 @@ def test_slices_and_threads_do_not_change_the_bytes(
         if whole.zero_points is not None:
             expected["zero_points"] = whole.zero_points.tobytes()
     else:
+        assert isinstance(fmt, FloatFormat)
         stored = weight.astype(fmt.dtype).astype(np.float32)
         expected = {"values": weight.astype(fmt.dtype).tobytes()}
     assert memory.parts == expected
