@@ -42,7 +42,9 @@ def test_a_question_about_text_maps_neither_encoders_nor_adapters(
     assert speech["graphs"] == ["text-media", "embedding", "speech"]
     for answer in record["answers"]:
         assert answer["time_to_first_token"] > answer["preparing"] > 0
-        assert answer["peak_resident"] >= answer["memory"]["resident"] > answer["memory"]["anonymous"] > 10 << 20
+        # Linux counts pages in batches for each processor: the peak may lag behind by some
+        assert answer["peak_resident"] + (1 << 20) >= answer["memory"]["resident"]
+        assert answer["memory"]["resident"] > answer["memory"]["anonymous"] > 10 << 20
     assert (text["real_time_factor"], picture["real_time_factor"]) == (None, None)
     assert speech["real_time_factor"] >= speech["time_to_first_token"] / 10
     assert speech["prompt_tokens"] > 125 and picture["prompt_tokens"] > 545

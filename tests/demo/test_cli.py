@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from edgephi.demo import shipped
 from edgephi.demo.cli import demo
 from edgephi.demo.showcase import conversation, examples
-from edgephi.demo.tasks import TASKS
+from edgephi.demo.tasks import TASKS, media
+from edgephi.demo.tasks.example import Example
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +22,20 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def questions(seed: int) -> list[Example]:
+    """What the verb asks: text drawn by the seed, and the pictures and recordings that ship with the package."""
+    with as_file(files("edgephi.demo") / "media") as folder:
+        return [*examples(seed), *shipped.examples(folder, ("image", "audio"))]
+
+
 def test_it_answers_one_question_of_each_kind(elsewhere: Path) -> None:
     result = CliRunner().invoke(demo, ["--threads", "1"], catch_exceptions=False)
     assert result.exit_code == 0
-    answers = result.stdout.splitlines()
-    assert len(answers) == len(TASKS)
-    right = sum(given == example.answer for given, example in zip(answers, examples(0), strict=True))
-    assert f"{right} of {len(TASKS)} right" in result.stderr
+    answers, asked = result.stdout.splitlines(), questions(0)
+    assert len(answers) == len(asked) == len(TASKS) + len(media.TASKS)
+    right = sum(given == example.answer for given, example in zip(answers, asked, strict=True))
+    assert f"{right} of {len(asked)} right" in result.stderr
+    assert "real-time factor" in result.stderr
     assert "edgephi run edgephi-demo" in result.stderr
     assert [path.name for path in elsewhere.iterdir()] == ["edgephi-demo"]
 
@@ -36,8 +46,8 @@ def test_json_holds_everything_and_nothing_else_is_printed(elsewhere: Path) -> N
     assert result.exit_code == 0
     assert result.stderr == ""
     report = json.loads(result.stdout)
-    assert [given["task"] for given in report["answers"]] == list(TASKS)
-    assert [given["expected"] for given in report["answers"]] == [example.answer for example in examples(5)]
+    assert [given["task"] for given in report["answers"]] == [*TASKS, *media.TASKS]
+    assert [given["expected"] for given in report["answers"]] == [example.answer for example in questions(5)]
     assert report["right"] == sum(given["answer"] == given["expected"] for given in report["answers"])
     assert all(given["usage"]["completion_tokens"] > 0 for given in report["answers"])
     assert report["bundle_bytes"] == sum(

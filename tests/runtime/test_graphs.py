@@ -158,8 +158,8 @@ def test_inputs_that_do_not_fit_are_an_error_of_one_line(doubling: Path) -> None
 
 
 def test_a_device_that_is_not_there_is_refused(doubling: Path) -> None:
-    npu = dataclasses.replace(CPU, name="npu", ort_name="QNNExecutionProvider")
-    with pytest.raises(ProviderUnavailable, match=r"'npu' needs QNNExecutionProvider, this ONNX Runtime .* offers"):
+    npu = dataclasses.replace(CPU, name="npu", ort_name="AbsentExecutionProvider")
+    with pytest.raises(ProviderUnavailable, match=r"'npu' needs AbsentExecutionProvider, this ONNX Runtime .* offers"):
         Graph(doubling, npu, 1)
 
 
