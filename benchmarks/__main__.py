@@ -175,7 +175,7 @@ def write_analysis(profiles: tuple[str, ...], compared: str, results: Path) -> N
 @threads_option
 @results_option
 def measure_cache_error(bundle: Path, examples: int, threads: int | None, results: Path) -> None:
-    """Compare the answers of BUNDLE, made from the demo's checkpoint, over an INT8 cache and a float one."""
+    """Compare the answers of BUNDLE, made from a checkpoint of `deepen`, over an INT8 cache and a float one."""
     found = cache_error.measure(bundle, examples, threads or default_threads())
     cache_error.write(found, results)
     click.echo(cache_error.table(found))

@@ -1,8 +1,9 @@
 """What an INT8 cache of keys and values costs in answers: the same bundle over both caches, token by token.
 
-Boundary: the bundle of the demo and its held-out questions; the float cache of the same bundle is the reference, so
-nothing but the cache differs. A prompt in one step sees its keys and values before they are rounded, as in use; in
-steps of eight positions everything that attention sees of earlier ones has been rounded, the worst case.
+Boundary: a bundle of the demo's text (`deepen --layers 5`) and its held-out questions; the float cache of the same
+bundle is the reference, so nothing but the cache differs. A prompt in one step sees its keys and values before they are
+rounded, as in use; in steps of eight positions everything that attention sees of earlier ones has been rounded, the
+worst case.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The demo's checkpoint with more layers: its own, which are trained, and quiet copies of them between.
+"""The text part of the demo's checkpoint, with more layers: its own, which are trained, and quiet copies of them
+between.
 
 Boundary: reads and writes safetensors in bfloat16. A copy adds a small share of what its original adds, so the deeper
 model still knows the demo's tasks, and its tokens are no draws between equals as those of random weights are.
@@ -6,6 +7,7 @@ model still knows the demo's tasks, and its tokens are no draws between equals a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgephi.demo import architecture
 from edgephi.runtime.errors import RequestError
 
 from .checkpoints import bfloat16_bits, safetensors_header
@@ -21,19 +24,19 @@ from .checkpoints import bfloat16_bits, safetensors_header
 QUIET = 2.0**-6  # of what a copied layer adds; a power of two, so every bfloat16 stays one
 ADDED = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+ENCODERS = "embed_tokens_extend"
 
 
 def write(folder: Path, layers: int) -> None:
-    """Write the demo's checkpoint with so many layers to a new `folder`. Raises RequestError for fewer than it has."""
+    """Write it with so many layers to a new `folder`. Raises RequestError for fewer than it has."""
+    own = architecture.DEMO.layers
+    if layers < own:
+        raise RequestError(f"the demo has {own} layers, {layers} were asked for: ask for more")
     with as_file(files("edgephi.demo") / "checkpoint") as shipped:
-        config = json.loads((shipped / CONFIG).read_text(encoding="utf-8"))
-        own = config["num_hidden_layers"]
-        if layers < own:
-            raise RequestError(f"the demo has {own} layers, {layers} were asked for: ask for more")
-        shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("vision-lora", "speech-lora"))
-    config["num_hidden_layers"] = layers
+        shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("*-lora"))
+    config = architecture.config(dataclasses.replace(architecture.DEMO, layers=layers))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    tensors = _read(folder / WEIGHTS)
+    tensors = {name: bits for name, bits in _read(folder / WEIGHTS).items() if ENCODERS not in name}
     made = {name: bits for name, bits in tensors.items() if ".layers." not in name}
     for layer in range(layers):
         original = layer * own // layers

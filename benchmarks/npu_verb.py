@@ -17,7 +17,7 @@ from .options import results_option
 @click.option("--layers", default=32, show_default=True, type=click.IntRange(min=1))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the checkpoint.")
 def deepen(layers: int, output: Path) -> None:
-    """Write the demo's checkpoint with more layers, which still knows its tasks."""
+    """Write the text part of the demo's checkpoint, with more layers; it still knows its tasks."""
     deepened.write(output, layers)
 
 

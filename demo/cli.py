@@ -169,7 +169,7 @@ def _show_answers(console: Console, answers: list[Answer]) -> None:
     right = sum(given.right for given in answers)
     console.print(
         f"{right} of {len(answers)} right, on questions that the model was not trained on; "
-        f"{answers[-1].usage.threads} threads, peak memory {_size(answers[-1].usage.peak_memory)}.",
+        f"threads: {answers[-1].usage.threads}, peak memory {_size(answers[-1].usage.peak_memory)}.",
         markup=False,
     )
 
@@ -189,6 +189,7 @@ def _real_time(given: Answer) -> str:
 def _show_next_steps(console: Console, output: Path) -> None:
     console.print(
         f'\nAsk it yourself:        edgephi run {output} "What is 12 + 30?"\n'
+        f'With a picture:         edgephi run {output} --image sign.png "What does it say?"\n'
         "A real model needs a real checkpoint, once:\n"
         "                        edgephi export microsoft/Phi-4-mini-instruct -o phi-4-mini\n"
         '                        edgephi run phi-4-mini "Explain RoPE in one line."',

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.benchmarks import cache_error, switch_cost
+from edgephi.benchmarks import cache_error, deepened, switch_cost
 from edgephi.benchmarks.cache_error import CacheError
 from edgephi.benchmarks.switch_cost import Switch
+from edgephi.demo import architecture
+from edgephi.export.pipeline import export
 from edgephi.runtime import int8_cache
 from edgephi.runtime.errors import RequestError
 
@@ -18,9 +20,11 @@ ERROR = CacheError("token by token", 100, 0.0001, 0.00001, 0.02, 0.995, 4096, 10
 SWITCH = Switch(None, 4090, 40.0, 0.08, 41.0, 0.09, 4096)
 
 
-def test_the_error_of_a_real_bundle(demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_real_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_cache, "cached", lambda name: tmp_path / name)
-    in_use, worst = cache_error.measure(demo_bundle, 1, 1)
+    deepened.write(tmp_path / "text", architecture.DEMO.layers)
+    export(tmp_path / "text", tmp_path / "bundle", threads=1)
+    in_use, worst = cache_error.measure(tmp_path / "bundle", 1, 1)
     assert in_use.positions > 12 and worst.positions > in_use.positions
     for error in (in_use, worst):
         assert 0 < error.mean < error.maximum and 0.9 < error.agreement <= 1

@@ -74,9 +74,9 @@ def bundle(tiny_bundle: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both(demo_bundle: Path, tiny_multimodal_bundle: Callable[..., Path]) -> Iterator[Live]:
-    """A live server with the demo's bundle, and a tiny one of random weights that takes pictures and recordings."""
-    bundles = {"demo": demo_bundle, "media": tiny_multimodal_bundle()}
+def both(bundle: Path, demo_bundle: Path, tiny_multimodal_bundle: Callable[..., Path]) -> Iterator[Live]:
+    """A live server with the demo's bundle, and tiny ones of random weights, one for all media and one for text."""
+    bundles = {"demo": demo_bundle, "media": tiny_multimodal_bundle(), "text": bundle}
     limits = dataclasses.replace(QUICK, places=32, body_bytes=16 << 20)
     with serving(Settings(bundles, limits=limits, loading=Loading(threads=1, context=4096)), load_engine) as made:
         yield made

@@ -170,7 +170,7 @@ def test_openai_pictures_recordings_and_transcripts(
         heard = client.audio.transcriptions.create(model="media", file=("tone.wav", tone), language="en")
         assert heard.text == session.transcribe(tone, language="en").text
     with pytest.raises(openai.BadRequestError, match=r"messages\[0\]\.content\[0\]"):
-        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": [picture]}])
+        client.chat.completions.create(model="text", messages=[{"role": "user", "content": [picture]}])
 
 
 # ---- LangChain
@@ -244,7 +244,7 @@ def test_langchain_sees_and_hears(both: Live, lang: Lang, sign: str, tone: bytes
         counts.append(reply.usage_metadata["input_tokens"])
     assert counts[1] > counts[0] + 100 and counts[2] > counts[0] + 5
     with pytest.raises(openai.BadRequestError, match="text only"):
-        lang(both).invoke([HumanMessage(content=[{"type": "image", "base64": sign, "mime_type": "image/png"}])])
+        lang(both, "text").invoke([HumanMessage(content=[{"type": "image", "base64": sign, "mime_type": "image/png"}])])
 
 
 def test_langchain_logprobs_stop_and_leaving(start: Callable[..., Live], both: Live, lang: Lang) -> None:

@@ -169,6 +169,7 @@ def test_a_dropped_picture_reaches_the_model(
 @browser_needed
 def test_a_model_without_eyes_says_so_and_gives_the_question_back(both: Live, open_page: Open) -> None:
     page = open_page(both)
+    page.select_option("#model", "text")
     assert page.is_disabled("#microphone")
     _drop(page, "sign.png", "image/png", _sign())
     _ask(page, "What does the sign say?")
