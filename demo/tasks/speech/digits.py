@@ -18,5 +18,5 @@ def make(source: Source) -> Example:
         digits = [source.below(10) for _ in range(source.between(2, 6))]
         text = "".join(map(str, digits))
         if source.allowed(f"digits {text}"):
-            break
-    return heard(NAME, source, [WORDS[digit] for digit in digits], source.pick(QUESTIONS), text, f"digits {text}")
+            said = [WORDS[digit] for digit in digits]
+            return heard(NAME, source, said, source.pick(QUESTIONS), text, f"digits {text}")
