@@ -20,6 +20,7 @@ from typing import NoReturn
 import click
 
 from . import __version__
+from .runtime import large_pages
 from .runtime.errors import EdgePhiError
 
 COMPLETION = "_EDGEPHI_COMPLETE"  # bash: eval "$(_EDGEPHI_COMPLETE=bash_source edgephi)"
@@ -33,19 +34,25 @@ FAILED, WRONG_USAGE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 @dataclass(frozen=True)
 class Verb:
-    """Where the command of a verb is, as "module:function" below this package, and its line of `edgephi --help`."""
+    """Where the command of a verb is, as "module:function" below this package, and its line of `edgephi --help`.
+
+    `loads`: whether it takes the weights of a model into memory.
+    """
 
     target: str
     summary: str
+    loads: bool = False
 
 
 VERBS = {
-    "run": Verb("runtime.cli.run:run", "Ask a bundle one question, or talk with it."),
-    "transcribe": Verb("runtime.cli.transcribe:transcribe", "Write down, translate or summarize recordings."),
-    "summarize": Verb("runtime.cli.skills:summarize", "Put texts of any length in a few words."),
-    "rewrite": Verb("runtime.cli.skills:rewrite", "Put texts in other words: formal, casual, concise, ..."),
-    "table": Verb("runtime.cli.skills:table", "Make tables of the facts in texts."),
-    "serve": Verb("runtime.cli.serve:serve", "Answer OpenAI's clients over HTTP."),
+    "run": Verb("runtime.cli.run:run", "Ask a bundle one question, or talk with it.", loads=True),
+    "transcribe": Verb(
+        "runtime.cli.transcribe:transcribe", "Write down, translate or summarize recordings.", loads=True
+    ),
+    "summarize": Verb("runtime.cli.skills:summarize", "Put texts of any length in a few words.", loads=True),
+    "rewrite": Verb("runtime.cli.skills:rewrite", "Put texts in other words: formal, casual, concise, ...", loads=True),
+    "table": Verb("runtime.cli.skills:table", "Make tables of the facts in texts.", loads=True),
+    "serve": Verb("runtime.cli.serve:serve", "Answer OpenAI's clients over HTTP.", loads=True),
     "show": Verb("runtime.cli.show:show", "What a bundle is: model, sizes, precision, context, licence."),
     "export": Verb("export.cli:export", "Turn a Phi-4 checkpoint into a bundle."),
     "compile": Verb("export.cli:compile_graphs", "Compile a bundle for an NPU ahead of time."),
@@ -53,7 +60,7 @@ VERBS = {
     "adapter": Verb("export.adapter_cli:adapter", "Add fine-tuned LoRA adapters to a bundle, list and remove them."),
     "fit": Verb("export.fit:fit", "Whether a model fits this machine, and how fast it is."),
     "doctor": Verb("runtime.cli.doctor:doctor", "Which devices of this machine can serve, and why not the others."),
-    "bench": Verb("runtime.cli.bench:bench", "How fast a bundle reads and writes on this machine."),
+    "bench": Verb("runtime.cli.bench:bench", "How fast a bundle reads and writes on this machine.", loads=True),
     "demo": Verb("demo.cli:demo", "Run the small model that comes with this package."),
 }
 
@@ -108,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from click.shell_completion import shell_complete
 
         sys.exit(shell_complete(edgephi, {}, "edgephi", COMPLETION, asked_to_complete))
+    verb = VERBS.get(next((word for word in given if not word.startswith("-")), ""))
+    if arguments is None and verb is not None and verb.loads:
+        large_pages.start_anew()
     code = _run(given or ["--help"])
     _flush_or_give_up()
     sys.exit(code)

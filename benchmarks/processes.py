@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from edgephi.runtime.errors import RequestError
 
@@ -38,8 +39,12 @@ class Usage:
     output: str
 
 
-def run(command: Sequence[str], every: float = SAMPLE_SECONDS) -> Usage:
+def run(
+    command: Sequence[str], every: float = SAMPLE_SECONDS, variables: Mapping[str, str] = MappingProxyType({})
+) -> Usage:
     """Run a command to its end, looking at its memory `every` so many seconds; stderr stays visible.
+
+    `variables` are added to its environment.
 
     Raises RequestError if it fails or the system has no /proc.
     """
@@ -48,7 +53,7 @@ def run(command: Sequence[str], every: float = SAMPLE_SECONDS) -> Usage:
     peaks = dict.fromkeys(_FIELDS, 0)
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
-        child = subprocess.Popen(command, stdout=output)
+        child = subprocess.Popen(command, stdout=output, env={**os.environ, **variables})
         try:
             while not _ended(child.pid):
                 _sample(child.pid, peaks)

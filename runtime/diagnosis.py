@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from . import drivers, providers
+from . import drivers, large_pages, providers
 from .encoder_devices import MEDIA
 from .engine import TELEMETRY_OFF
 from .fit import judge as judge_memory
@@ -75,6 +75,7 @@ class Report:
     versions: dict[str, str]
     drivers: tuple[str, ...]
     telemetry: str
+    large_pages: str
     available_memory: int | None
     int4_parameters: int | None
     devices: tuple[DeviceReport, ...]
@@ -89,7 +90,7 @@ def diagnose(bundles: tuple[Path, ...] = ()) -> Report:
         system=f"{platform.system()} {platform.release()} {platform.machine()}", processor=_processor(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         logical_processors=os.cpu_count() or 1, threads=providers.find("cpu").default_threads(),
-        versions=_versions(), drivers=drivers.found(), telemetry=_telemetry(),
+        versions=_versions(), drivers=drivers.found(), telemetry=_telemetry(), large_pages=large_pages.state(),
         available_memory=available, int4_parameters=parameters,
         devices=tuple(map(_device, providers.names())),
         bundles=tuple(_bundle(folder, available) for folder in bundles),

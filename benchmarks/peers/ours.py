@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .peer import Command, Conversion, Peer, call
 
 _PREPARED = "cache"  # in the model's folder
-_MAPPED, _INT8 = "-mapped", "-int8-cache"  # end the names of variants that prepare something
+_MAPPED, _INT8 = "mapped", "int8-cache"  # in the names of variants that prepare something
 
 
 class _Engine:
     def __init__(self, model: Path, threads: int, context: int) -> None:
         import edgephi
 
-        if model.name.endswith((_MAPPED, _INT8)):
+        mapped, int8 = _MAPPED in model.name, _INT8 in model.name
+        if mapped or int8:
             os.environ["XDG_CACHE_HOME"] = str(model / _PREPARED)
         # What was read before is never read again, unless it is told to forget.
         self._session = edgephi.load(
-            model, threads=threads, prefix_cache=False, mapped=model.name.endswith(_MAPPED),
-            kv="int8" if model.name.endswith(_INT8) else "float",
+            model, threads=threads, prefix_cache=False, mapped=mapped, kv="int8" if int8 else "float",
         )
 
     def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
@@ -46,7 +46,7 @@ def _convert(conversion: Conversion) -> Sequence[Command]:
         "-m", "edgephi", "export", str(conversion.checkpoint), "-o", str(conversion.target), "--precision", "int4",
         "--preset", conversion.variant.partition("-")[0], "--json",
     )
-    if not conversion.variant.endswith((_MAPPED, _INT8)):
+    if not any(name in conversion.variant for name in (_MAPPED, _INT8)):
         return [export]
     return [export, call("ours", "prepare", model=str(conversion.target), threads=conversion.threads)]
 
@@ -54,6 +54,12 @@ def _convert(conversion: Conversion) -> Sequence[Command]:
 def _prepare(model: str, threads: int) -> None:
     """Let a first session make what later ones find."""
     _Engine(Path(model), threads, 0)
+
+
+def _variables() -> Mapping[str, str]:
+    from edgephi.runtime import large_pages
+
+    return large_pages.variables()
 
 
 PEER = Peer(
@@ -64,10 +70,11 @@ PEER = Peer(
     variants={
         "balanced": "INT4 in blocks of 64, searched grids, INT8 head",
         "fast": "INT4 in blocks of 256, searched grids, INT8 head behind an INT4 screen",
-        "fast-mapped": "the same, its weights mapped from a file prepared for this processor",
         "fast-int8-cache": "the same, keys and values kept as INT8 (`--kv int8`)",
+        "fast-int8-cache-mapped": "the same, its weights mapped from a file prepared for this processor (`--mapped`)",
     },
     convert=_convert,
     open=_Engine,
     verbs={"prepare": _prepare},
+    variables=_variables,
 )

@@ -48,7 +48,8 @@ class Peer:
     the peer runs in the interpreter of the benchmark. `variants`: name → what that conversion is. `convert` gives the
     commands of a conversion, `open` loads what they made with so many threads and room for so many tokens. `verbs` are
     functions of the peer's own that its commands call. `unwanted`: packages that pip brings along and that are removed
-    again. `note`: what a reader of its figures must know.
+    again. `note`: what a reader of its figures must know. `variables`: those that its own program sets for itself on
+    this machine, before it starts.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Peer:
     verbs: Mapping[str, Verb]
     unwanted: tuple[str, ...] = ()
     note: str = ""
+    variables: Callable[[], Mapping[str, str]] = dict
 
 
 def call(peer: str, verb: str, **arguments: str | int | float | Sequence[object]) -> Command:

@@ -69,6 +69,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())
     yield "drivers", ", ".join(report.drivers) or "none of a GPU or NPU that the system names"
     yield "telemetry", report.telemetry
+    yield "large pages", report.large_pages
     if report.available_memory is None or report.int4_parameters is None:
         yield "free memory", "this system does not tell"
     else:

@@ -53,16 +53,16 @@ def test_a_round_of_our_own(tiny_bundle: Callable[..., Path]) -> None:
 def test_the_variant_that_maps_keeps_its_prepared_file_with_the_model(
     tiny_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tmp_path / "ours-fast-mapped"
+    model = tmp_path / "ours-fast-int8-cache-mapped"
     shutil.copytree(tiny_bundle("mini", precision="int4"), model)
-    alone = _contender("ours", "fast-mapped", model).disk
+    alone = _contender("ours", "fast-int8-cache-mapped", model).disk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))  # and put back what the verb changes
     PEERS["ours"].verbs["prepare"](str(model), 1)
-    contender = _contender("ours", "fast-mapped", model)
+    contender = _contender("ours", "fast-int8-cache-mapped", model)
     assert list((model / "cache").rglob("graph.onnx.data")) and contender.disk > alone
     assert not (tmp_path / "elsewhere").exists()
     (run,) = comparison.measure([contender], [Stage(4, 1, 1)], 1, VOCABULARY, lambda text: None)
-    assert run.contender == "ours:fast-mapped" and run.load > 0
+    assert run.contender == "ours:fast-int8-cache-mapped" and run.load > 0
 
 
 def test_what_a_peer_prints_goes_before_its_report(tmp_path: Path) -> None:

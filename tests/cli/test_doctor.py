@@ -31,7 +31,7 @@ def test_the_report_names_what_serves_a_bundle(bundle: Path, program: Program) -
     done = program("doctor", bundle)
     assert done.code == 0 and done.err == ""
     lines = {line[:17].strip(): line[17:] for line in done.out.splitlines() if line[:17].strip()}
-    assert {"machine", "system", "versions", "drivers", "telemetry", "free memory"} <= lines.keys()
+    assert {"machine", "system", "versions", "drivers", "telemetry", "large pages", "free memory"} <= lines.keys()
     assert lines["cpu"].startswith("yes: ") and "made for cpu" in lines["bundle"] and "served by cpu" in lines["bundle"]
     refused = [line.strip() for line in done.out.splitlines() if line.strip().startswith("not ")]
     assert any(line.startswith("not qnn: ") for line in refused)

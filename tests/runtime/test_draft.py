@@ -72,6 +72,19 @@ def test_only_the_end_of_a_long_prompt_is_learned() -> None:
     assert _answered([*beginning, *range(200, 200 + LOOKED_BACK)], PHRASE).guess(2) == []
 
 
+def test_what_the_model_says_behind_a_wrong_guess_replaces_what_was_said_once() -> None:
+    pairs = [(number, 100 + number) for number in range(60)]
+    drafter = Drafter(token for number, pair in enumerate(pairs) for token in (*pair, 1000 + number))
+    drafter.learn(token for number, pair in enumerate(pairs[:40]) for token in (2000 + number, *pair))
+    drafter.learn([3000, 50])
+    assert drafter.guess(1) == [150]
+    drafter.recycle([50], [7])
+    assert drafter.guess(1) == [7]
+    drafter.learn([3001, 10])
+    drafter.recycle([10], [7])
+    assert drafter.guess(1) == [110], "what was said twice outlasts one opinion"
+
+
 @given(st.lists(st.integers(0, 4), max_size=60), st.lists(st.integers(0, 4), max_size=60), st.integers(0, 12))
 def test_a_guess_is_no_longer_than_asked_and_follows_what_was_said(
     prompt: list[int], made: list[int], limit: int
