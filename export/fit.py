@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   edgephi fit phi-4-mini
+  edgephi fit phi-4-mini --context 65536 --kv int8
   edgephi fit phi-4-reasoning --context 16384 --prompt 2000
   edgephi fit ./Phi-4-reasoning-checkpoint --precision int8
 """
@@ -36,6 +37,10 @@ Examples:
     "-p", "--prompt", type=click.IntRange(min=1), default=512, show_default=True, metavar="N",
     help="Tokens that are read before the answer begins.",
 )
+@click.option(
+    "--kv", type=click.Choice(("float", "int8")), default="float", show_default=True,
+    help="How keys and values are kept, as `edgephi run` has it.",
+)
 @click.option("-t", "--threads", type=click.IntRange(min=1), metavar="N", help="Default: the physical cores.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True, help="Of a checkpoint.")
 @click.option("--preset", type=click.Choice(PRESETS), default="balanced", show_default=True, help="Of a checkpoint.")
@@ -46,8 +51,8 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def fit(
-    folder: Path, context: int | None, prompt: int, threads: int | None, precision: str, preset: str, device: str,
-    no_probe: bool, as_json: bool,
+    folder: Path, context: int | None, prompt: int, kv: str, threads: int | None, precision: str, preset: str,
+    device: str, no_probe: bool, as_json: bool,
 ) -> None:
     """Say before loading whether BUNDLE, or what CHECKPOINT would become, fits this machine, and how fast it would be.
 
@@ -62,16 +67,16 @@ def fit(
     chosen = min(context or DEFAULT_CONTEXT, length)
     if max(chosen, context or 0, prompt) > length:
         raise RequestError(f"the model takes {length} tokens, asked for is {max(context or 0, prompt)}: choose fewer")
-    answer = judge(manifest, chosen, available_memory())
+    answer = judge(manifest, chosen, available_memory(), kv)
     provider, speed = providers.find(manifest.device), None
     if not no_probe and provider.window is None:  # the probe is a graph of free shapes
         from ..runtime.probe import measure
 
-        speed = measure(manifest, provider, threads or provider.default_threads())
+        speed = measure(manifest, provider, threads or provider.default_threads(), kv=kv)
     if as_json:
-        click.echo(json.dumps(_summary(manifest, answer, speed, prompt)))
+        click.echo(json.dumps(_summary(manifest, kv, answer, speed, prompt)))
     else:
-        for name, text in _lines(manifest, answer, speed, prompt):
+        for name, text in _lines(manifest, kv, answer, speed, prompt):
             click.echo(f"{name:14}{text}")
 
 
@@ -92,14 +97,15 @@ def _manifest(folder: Path, precision: str, preset: str, device: str) -> Manifes
     return foresee(folder, Options(precision, preset, device=device))
 
 
-def _summary(manifest: Manifest, answer: Fit, speed: Speed | None, prompt: int) -> dict[str, object]:
+def _summary(manifest: Manifest, kv: str, answer: Fit, speed: Speed | None, prompt: int) -> dict[str, object]:
     expected = None if speed is None else {
         "threads": speed.threads, "prompt": prompt, "first_token_seconds": speed.first_token(prompt),
         "tokens_per_second": speed.decode_rate(prompt), "tokens_per_second_at_end": speed.decode_rate(answer.context),
     }
     memory = asdict(answer)
     memory["footprint"]["total"] = answer.footprint.total
-    return {"model": manifest.source.name, "precision": manifest.precision.get("text"), **memory, "speed": expected}
+    precision = manifest.precision.get("text")
+    return {"model": manifest.source.name, "precision": precision, "kv": kv, **memory, "speed": expected}
 
 
 def _busy() -> bool:
@@ -107,13 +113,13 @@ def _busy() -> bool:
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) + 1  # this one is the 1
 
 
-def _lines(manifest: Manifest, answer: Fit, speed: Speed | None, prompt: int) -> list[tuple[str, str]]:
+def _lines(manifest: Manifest, kv: str, answer: Fit, speed: Speed | None, prompt: int) -> list[tuple[str, str]]:
     from ..runtime.fit import gigabytes
 
     needed = answer.footprint
     parts = [
-        (needed.weights, "weights"), (needed.cache, "keys and values"), (needed.activations, "a step of the prompt"),
-        (needed.program, "program and tokenizer"),
+        (needed.weights, "weights"), (needed.cache, "keys and values" if kv == "float" else "keys and values as INT8"),
+        (needed.activations, "a step of the prompt"), (needed.program, "program and tokenizer"),
     ]
     lines = [
         ("model", f"{manifest.source.name}, {manifest.precision.get('text', '?')} {manifest.preset}"),

@@ -8,7 +8,7 @@ afterwards. Both branches of the `If` write the cache in place where past and pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,14 +18,15 @@ from . import interop
 from .graph import MICROSOFT
 from .signatures import INPUT_IDS
 
-FEW = 8  # rows up to which the INT8 kernel is the faster one
+FEW = 16  # rows up to which the INT8 kernel is the faster one: every step that verifies a guess is among them
 ATTENTION = "GroupQueryAttention"
 _QKV, _PAST, _LENGTHS, _TOTAL, _COS, _SIN = 0, (3, 4), 5, 6, 7, 8  # inputs of the operator
 _LARGEST = np.float32(127)
 
 
-def variants(part: str, foreign: str | None, model: ir.Model) -> dict[str, ir.Model]:
+def variants(part: str, parts: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
     """Name → graph: the decoder of a bundle that takes text alone, in free shapes, over an INT8 cache."""
+    model, foreign = parts[part], interop.foreign(part, parts)
     alone = foreign == interop.MODEL != part and any(value.name == INPUT_IDS for value in model.graph.inputs)
     made = with_int8_cache(model) if alone else None
     return {} if made is None else {f"{part}{INT8_CACHE}": made}

@@ -154,7 +154,8 @@ def foresee(folder: Path, options: Options) -> Manifest:
             )
             for weight, pieces in blueprint.binding.weights.items()
         ]
-        graphs = {part: Graph(f"{part}.onnx", ()) for part in blueprint.graphs}
+        names = [name for part in blueprint.graphs for name in (part, *int8_cache.variants(part, blueprint.graphs))]
+        graphs = {name: Graph(f"{name}.onnx", ()) for name in names}
         manifest = _manifest(checkpoint, str(folder), blueprint, options, graphs, reports)
     tokenizer = folder / "tokenizer.json"
     return replace(manifest, files={tokenizer.name: FileRecord(tokenizer.stat().st_size, "")})
@@ -342,7 +343,7 @@ def _write_graphs(staging: Staging, blueprint: Blueprint) -> dict[str, Graph]:
         parts, foreign = blueprint.parts[part], interop.foreign(part, blueprint.graphs)
         if foreign != part:
             write(part, model, parts)
-        for name, variant in int8_cache.variants(part, foreign, model).items():
+        for name, variant in int8_cache.variants(part, blueprint.graphs).items():
             write(name, variant, parts)
         if foreign is not None:
             interop.prune(model)

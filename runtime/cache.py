@@ -136,7 +136,7 @@ class KeyValueCache:
                 f"{length} tokens do not fit into the {self._fixed} that the graphs were made for: shorten the"
                 " conversation or export with a larger --context"
             )
-        capacity = -(-max(length, self._capacity + self._capacity // _GROWTH) // BLOCK) * BLOCK
+        capacity = grown(self._capacity, length)
         try:
             self._resize(capacity)
         except MemoryError as error:
@@ -210,3 +210,8 @@ class KeyValueCache:
                 self._arrays.append(self._place(array))
             self._bind(index, self._arrays[index])
         self._capacity = capacity
+
+
+def grown(capacity: int, length: int) -> int:
+    """The capacity that follows `capacity` where room for `length` positions is needed."""
+    return capacity if length <= capacity else -(-max(length, capacity + capacity // _GROWTH) // BLOCK) * BLOCK

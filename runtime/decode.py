@@ -46,6 +46,11 @@ class Work:
     recomputed: int
     seconds: float
 
+    def then(self, later: Work) -> Work:
+        """Both as one, where `later` found in the cache what this one did."""
+        computed = later.reused - self.reused + later.computed
+        return Work(self.reused, computed, self.recomputed + later.recomputed, self.seconds + later.seconds)
+
 
 class Decoder:
     """One sequence on one text graph. Not for two threads at once; an `Interrupt` may come from any thread."""
@@ -94,31 +99,20 @@ class Decoder:
         rotary table. The array is valid until the next call. Raises ContextOverflow before any work, NonFiniteLogits,
         Interrupted.
         """
-        started = time.perf_counter()
-        interrupt.check()
         if not sequence:
             raise RequestError("the prompt is empty; a model continues at least one token: give some text")
-        regime = self._regime(sequence)
-        shared = self._cache.shared_prefix(sequence)
-        with self._stepping:
-            interrupt.check()
-            if self._prefixes is not None:
-                self._prefixes.save(self._cache, shared if self._cache.regime == regime else 0)
-            lost = self._cache.enter(regime)
-            self._cache.rewind(0 if lost else min(shared, len(sequence) - 1))
-            if self._prefixes is not None:
-                self._prefixes.fetch(self._cache, sequence[:-1], interrupt)
-        reused = len(self._cache)
-        stage = "prefill again" if lost else "prefill"
-        self._feed(
-            sequence[reused:], interrupt, None if progress is None else _from(progress, stage, reused, len(sequence))
-        )
+        work = self._read(sequence, len(sequence), interrupt, progress)
         if self._prefixes is not None:
             with self._stepping:
                 self._prefixes.share(self._cache)
-        recomputed = max(0, shared - reused) if lost else 0
-        work = Work(reused, len(sequence) - reused, recomputed, time.perf_counter() - started)
         return self._last[0, 0], work
+
+    def read_ahead(self, sequence: Sequence[Position], count: int, interrupt: Interrupt) -> Work:
+        """Compute the first `count` positions of a sequence whose rest may still be on its way: an `advance` follows.
+
+        Raises what `advance` raises.
+        """
+        return self._read(sequence, count, interrupt, None)
 
     def append(
         self, position: Position, interrupt: Interrupt, progress: Progress | None = None
@@ -210,6 +204,32 @@ class Decoder:
                 progress("logits", start + len(part), len(sequence))
         self._require_finite(logits, 0)
         return logits.astype(np.float32, copy=False)
+
+    def _read(
+        self, sequence: Sequence[Position], count: int, interrupt: Interrupt, progress: Progress | None
+    ) -> Work:
+        """Make the cache hold at least the first `count` positions of `sequence`, the last of all computed anew."""
+        started = time.perf_counter()
+        interrupt.check()
+        regime = self._regime(sequence)
+        shared = self._cache.shared_prefix(sequence)
+        with self._stepping:
+            interrupt.check()
+            if self._prefixes is not None:
+                self._prefixes.save(self._cache, shared if self._cache.regime == regime else 0)
+            lost = self._cache.enter(regime)
+            self._cache.rewind(0 if lost else min(shared, len(sequence) - 1))
+            if self._prefixes is not None:
+                self._prefixes.fetch(self._cache, sequence[:-1], interrupt)
+        reused = len(self._cache)
+        stage = "prefill again" if lost else "prefill"
+        if reused < count:
+            self._feed(
+                sequence[reused:count], interrupt,
+                None if progress is None else _from(progress, stage, reused, len(sequence)),
+            )
+        recomputed = max(0, shared - reused) if lost else 0
+        return Work(reused, max(0, count - reused), recomputed, time.perf_counter() - started)
 
     def _feed(
         self, positions: Sequence[Position], interrupt: Interrupt, progress: Callable[[int], None] | None

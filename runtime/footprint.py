@@ -9,6 +9,9 @@ follows the packed size and not that of the file.
 - Of a screened head ("exact+screen") only the screen is multiplied; the exact form is looked up, its scales apart.
 - A float16 weight is cast when it is loaded: it takes what a float32 one takes.
 - A table that is only looked up stays in its file; a token brings in one page.
+- An INT8 cache takes a byte a number, and its scales next to nothing. Where a step of the prompt writes to it, it
+  writes the whole buffer, room for growth included; and the old positions of one layer at a time become float32, in
+  which form they go into attention and come out of it once more.
 - Scores of attention are (heads, positions of a step, positions so far) float32, and the arena holds about a third
   more than the largest of them; a step of prefill holds a few copies of its widest activations.
 """
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import providers
+from .cache import BLOCK, grown
 from .decode import CHUNK, FEWEST, SCORE_BYTES
 from .manifest import Manifest, TensorRecord
 from .prefix_cache import MEMORY_BYTES
@@ -35,6 +39,9 @@ _FLOAT_BITS, _PACKED_BITS, _SCALE_BITS, _STORED_SCALE_BITS = 32, 64, 32, 16
 # Measured: Python with its libraries and ONNX Runtime's session; a tokenizer by its entries and the bytes of its file.
 _PROGRAM, _TOKENIZER_ENTRY, _TOKENIZER_BYTE = 75 << 20, 160, 4.1
 _SCORES_HELD = 1.35
+# Of each number of the old positions: its code, its float32 and what attention returns of it; and a float32 that is not
+# scaled yet, of keys and values in turn.
+_DEQUANTIZED_BYTES = 1 + 4 + 4 + 4 / 2
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,10 @@ class Footprint:
         return self.program + self.weights + self.cache + self.activations
 
 
-def footprint(manifest: Manifest, context: int) -> Footprint:
-    """Memory of a session whose conversation has grown to `context` tokens."""
+def footprint(manifest: Manifest, context: int, kv: str = "float") -> Footprint:
+    """Memory of a session whose conversation has grown to `context` tokens, with keys and values kept as `kv` says:
+    "float" or "int8".
+    """
     tied = all(record.name != HEAD for record in manifest.report)
     needed = [record for record in manifest.report if tied or record.name != EMBEDDING]
     sizes = {record.name: resident(record) for record in needed}
@@ -74,17 +83,26 @@ def footprint(manifest: Manifest, context: int) -> Footprint:
     tokenizer = manifest.files.get(TOKENIZER)
     read = _TOKENIZER_ENTRY * manifest.text.vocab_size + _TOKENIZER_BYTE * (tokenizer.size if tokenizer else 0)
     program = _PROGRAM + round(read)
+    touched = context if kv == "float" else _capacity(context)
     added = sum(manifest.files[file].size for file in {adapter.file for adapter in manifest.adapters.values()})
     return Footprint(
-        program, sum(sizes.values()) - on_demand + added, context * bytes_per_position(manifest),
-        activations(manifest, context), on_demand,
+        program, sum(sizes.values()) - on_demand + added, touched * bytes_per_position(manifest, kv),
+        activations(manifest, context, kv), on_demand,
     )
 
 
-def bytes_per_position(manifest: Manifest) -> int:
+def bytes_per_position(manifest: Manifest, kv: str = "float") -> int:
     """Of keys and values."""
-    text, dtype = manifest.text, np.dtype(providers.find(manifest.device).activation_dtype)
-    return 2 * text.layers * text.kv_heads * text.head_dim * dtype.itemsize
+    text, dtype = manifest.text, "int8" if kv == "int8" else providers.find(manifest.device).activation_dtype
+    return 2 * text.layers * text.kv_heads * text.head_dim * np.dtype(dtype).itemsize
+
+
+def _capacity(context: int) -> int:
+    """Of a cache that has grown to `context` tokens step by step of a prompt."""
+    capacity = BLOCK
+    for length in (*range(CHUNK, context, CHUNK), context):
+        capacity = grown(capacity, length)
+    return capacity
 
 
 def resident(record: TensorRecord) -> int:
@@ -113,14 +131,15 @@ def blocks(written: str) -> tuple[Blocks, ...]:
     return tuple(Blocks(int(form[2]), int(form[3]), bool(form[1])) for form in forms if form is not None)
 
 
-def activations(manifest: Manifest, context: int) -> int:
+def activations(manifest: Manifest, context: int, kv: str = "float") -> int:
     """Of the largest step of a prefill up to `context` tokens."""
     text = manifest.text
     step = min(CHUNK, context)
     scores = max(min(SCORE_BYTES, 4 * text.heads * step * context), 4 * text.heads * min(FEWEST, step) * context)
     fused = (text.heads + 2 * text.kv_heads) * text.head_dim
     widths = 7 * intermediate(manifest) + 2 * fused + 3 * text.hidden_size
-    return round(4 * step * widths + _SCORES_HELD * scores)
+    old = 0 if kv == "float" else 2 * text.kv_heads * text.head_dim * (context - step)
+    return round(4 * step * widths + _SCORES_HELD * scores + _DEQUANTIZED_BYTES * old)
 
 
 def intermediate(manifest: Manifest) -> int:

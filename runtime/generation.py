@@ -47,14 +47,17 @@ def generate(
     progress: Progress | None = None,
     *,
     draft: bool = False,
+    ahead: Work | None = None,
 ) -> Iterator[Step]:
     """Continue `prompt` by at most `limit` ≥ 1 tokens, up to and with a token of `ends`.
 
     `draft`: guess tokens from what the sequence said before and verify several in one step, each chosen from the
     model's own logits all the same; and run what the sampler's constraint forces in one step. An end that is forced
-    needs none. Raises what `Decoder.advance` raises; the tokens that were given out stay cached.
+    needs none. `ahead`: what `Decoder.read_ahead` did for this prompt, which the first step's work includes. Raises
+    what `Decoder.advance` raises; the tokens that were given out stay cached.
     """
     logits, work = decoder.advance(prompt, interrupt, progress)
+    work = work if ahead is None else ahead.then(work)
     rows, guess, made = logits[None], list[int](), 0
     drafter: Drafter | None = None
     while True:

@@ -50,9 +50,14 @@ She laughed: "You said seven o'clock, and it's nearly half past eight!" He looke
 """
 
 
+def is_taken(manifest: Manifest, name: str) -> bool:
+    """Whether the bundle has the decoder `name` over an INT8 cache."""
+    return f"{name}{INT8_CACHE}" in manifest.graphs
+
+
 def require(manifest: Manifest, name: str) -> None:
     """Raises RequestError for a bundle that takes no INT8 cache, saying why."""
-    if f"{name}{INT8_CACHE}" not in manifest.graphs:
+    if not is_taken(manifest, name):
         kinds = "takes more than text" if manifest.capabilities != ("text",) else "was exported without it"
         raise RequestError(
             f"an INT8 cache is for bundles that take text alone, made for the CPU by this version or a later one; this "

@@ -75,12 +75,11 @@ def load(
     tables = RotaryTables.open(folder, manifest.text, context)
     verify_files(folder, manifest, below=HASHED_BYTES)
     if not (allow_oversized or mapped):  # before devices are compared
-        require_memory(manifest, context, available_memory(), mapped=False)
+        require_memory(manifest, context, available_memory(), kv)
     choice = choose(device, manifest, lambda candidate: _seconds(folder, manifest, candidate, tables))
     parts = choose_encoders(folder, manifest, choice, {"vision": vision_device, "speech": speech_device})
     provider = choice.provider
-    decoder = TEXT if kv == "float" else TEXT_INT8_CACHE
-    prepared = _folder_to_map(manifest, decoder, provider, context, allow_oversized) if mapped else None
+    prepared = _folder_to_map(manifest, kv, provider, context, allow_oversized) if mapped else None
     chosen = threads or provider.default_threads()
     with ThreadPoolExecutor(max_workers=1) as pool:  # a large vocabulary takes as long as some of the weights
         text = pool.submit(_open_text, folder, manifest, tables.context)
@@ -97,15 +96,16 @@ def load(
 
 
 def _folder_to_map(
-    manifest: Manifest, decoder: str, provider: Provider, context: int | None, allow_oversized: bool
+    manifest: Manifest, kv: str, provider: Provider, context: int | None, allow_oversized: bool
 ) -> Path:
     """Where weights to be mapped are kept. Raises RequestError, and NotEnoughMemory to prepare them."""
     if not provider.maps_weights:
         raise RequestError(f"device {provider.name!r} maps no weights: load without mapping (--mapped)")
     prepared = prepacked.default_folder()
     if not allow_oversized:
+        decoder = TEXT if kv == "float" else TEXT_INT8_CACHE
         ready = decoder in manifest.graphs and prepacked.find(manifest, decoder, provider, prepared) is not None
-        require_memory(manifest, context, available_memory(), mapped=ready)
+        require_memory(manifest, context, available_memory(), kv, mapped=ready)
     return prepared
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,7 +16,7 @@ import numpy as np
 from . import compiled, int8_cache, prepacked
 from .audio import AudioInputs
 from .cache import Position
-from .decode import CHUNK, Decoder
+from .decode import CHUNK, FEWEST, Decoder, Work
 from .encoders import ImageEncoder, LazyGraph, SpeechEncoder
 from .errors import BundleError, RequestError
 from .graphs import Graph, Interrupt
@@ -54,6 +55,7 @@ class Model:
         in that folder or where the bundle takes no INT8 cache.
         """
         self._manifest = manifest
+        self._device = provider.name
         self._chunk = CHUNK if provider.widest is None else provider.widest
         self._tables = tables
         self._calibration = calibration
@@ -126,13 +128,34 @@ class Model:
 
         Raises BundleError, ProviderUnavailable, Interrupted, and RequestError for an adapter over an INT8 cache.
         """
+        self._prepare(prompt, adapter)
+        return prompt.positions(self._encoders, interrupt)
+
+    def begin(
+        self, prompt: ReadPrompt, interrupt: Interrupt, adapter: str | None = None
+    ) -> tuple[Sequence[Position], Work | None]:
+        """`positions`, and the decoder's work where it read the text before the first medium meanwhile.
+
+        It does where another device encodes: on one device the two take as long at once as in turn. Raises what
+        `positions` and `Decoder.advance` raise.
+        """
+        self._prepare(prompt, adapter)
+        start = prompt.slots[0].start if prompt.slots else 0
+        if start < FEWEST or set(self.encoder_devices(prompt).values()) <= {self._device}:
+            return prompt.positions(self._encoders, interrupt), None
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            encoding = pool.submit(prompt.positions, self._encoders, interrupt)
+            ahead = self._decoder.read_ahead(prompt.outline(), start, interrupt)
+            return encoding.result(), ahead
+
+    def _prepare(self, prompt: ReadPrompt, adapter: str | None) -> None:
+        """The decoder and the adapter that a prompt needs."""
         if adapter is not None and self._name == TEXT_INT8_CACHE:
             raise RequestError(f"adapter {adapter!r} does not go with an INT8 cache: load the bundle without it (kv)")
         wanted = self._decoder_for(prompt)
         if wanted != self._name:
             self._switch(wanted)
         self._decoder.select_adapter(adapter)
-        return prompt.positions(self._encoders, interrupt)
 
     def encoder_devices(self, prompt: ReadPrompt) -> dict[str, str]:
         """The devices of the encoders that the media of `prompt` need, by name of the encoder."""

@@ -97,6 +97,7 @@ class Prefixes:
         files = sorted((name, file.sha256) for name, file in manifest.files.items())
         self.bundle = hashlib.sha256(repr((RUNTIME, device, files)).encode()).digest()
         self._used = set[bytes]()  # keys of what was kept or found here
+        self._using = threading.Lock()  # encoders and decoder may work at once
         self._most_remembered = _REMEMBERED
         cache.join(self)
 
@@ -185,12 +186,13 @@ class Prefixes:
 
     def _use(self, keys: Sequence[bytes]) -> None:
         """Remember `keys`; those of what is gone by itself are let go from time to time."""
-        self._used.update(keys)
-        if len(self._used) > self._most_remembered:
-            stores = (self._cache.blocks, self._cache.rows)
-            self._used = {key for key in self._used if any(store.holds(key) for store in stores)}
-            self._used.update(keys)  # to be kept in a moment
-            self._most_remembered = max(_REMEMBERED, 2 * len(self._used))
+        with self._using:
+            self._used.update(keys)
+            if len(self._used) > self._most_remembered:
+                stores = (self._cache.blocks, self._cache.rows)
+                self._used = {key for key in self._used if any(store.holds(key) for store in stores)}
+                self._used.update(keys)  # to be kept in a moment
+                self._most_remembered = max(_REMEMBERED, 2 * len(self._used))
 
     def _rows_key(self, content: str) -> bytes:
         return hashlib.sha256(self.bundle + b"rows" + content.encode()).digest()

@@ -2,7 +2,8 @@
 
 Boundary: shapes in, seconds out. Two decoders of the bundle's shape with few layers are timed through the real decode
 loop; what the second takes more than the first is the cost of its further layers. Both stream more weights than caches
-hold, as the whole model does. Pictures and recordings are not timed.
+hold, as the whole model does. An INT8 cache is for tokens: prompts are timed over float32, which they go through; that
+their old positions are dequantized, once a layer and step, is not. Pictures and recordings are not timed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +38,7 @@ SECONDS, FEWEST_RUNS = 0.4, 3
 STEPS = 4  # tokens of a timed answer
 
 Clock = Callable[[], float]
+Timed = Callable[[Decoder, int, Clock], float]  # seconds behind so many positions
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,12 @@ class _Times:
         ))
 
 
-def measure(manifest: Manifest, provider: Provider, threads: int, clock: Clock = time.perf_counter) -> Speed:
+def measure(
+    manifest: Manifest, provider: Provider, threads: int, clock: Clock = time.perf_counter, *, kv: str = "float"
+) -> Speed:
     """Time the kernels that a session over this bundle would use.
 
+    `kv`: how keys and values are kept; over "int8" prompts go through the kernels of float32 all the same.
     `clock` is what counts: with one thread, time.process_time leaves out what other programs do meanwhile. Raises
     BundleError where the manifest does not tell the shape of the decoder.
     """
@@ -101,9 +107,9 @@ def measure(manifest: Manifest, provider: Provider, threads: int, clock: Clock =
     shape = ProbeShape(
         text, intermediate(manifest), _stored(manifest, LINEAR), _stored(manifest, HEAD), provider.accuracy_level
     )
-    times = _time(replace(shape, text=replace(text, layers=1)), provider, threads, far, clock)
+    times = _time(replace(shape, text=replace(text, layers=1)), provider, threads, far, clock, kv)
     if more:
-        longer = _time(replace(shape, text=replace(text, layers=1 + more)), provider, threads, far, clock)
+        longer = _time(replace(shape, text=replace(text, layers=1 + more)), provider, threads, far, clock, kv)
         times = times.extended(longer, more, text.layers - 1)
     per_position = max(0.0, times.far_step - times.step) / far
     row_per_position = max(0.0, times.far_chunk - times.chunk) / (far * ROWS)
@@ -111,32 +117,35 @@ def measure(manifest: Manifest, provider: Provider, threads: int, clock: Clock =
     return Speed(times.step, per_position, row, row_per_position, text.heads, threads)
 
 
-def _time(shape: ProbeShape, provider: Provider, threads: int, far: int, clock: Clock) -> _Times:
+def _time(shape: ProbeShape, provider: Provider, threads: int, far: int, clock: Clock, kv: str) -> _Times:
+    """Of decoders of this shape: one, or one over an INT8 cache for tokens and one over float32 for prompts."""
+    work = {"float": (_step, _chunk)} if kv == "float" else {"float": (_chunk,), kv: (_step,)}
+    times: dict[Timed, list[float]] = {}
+    for kind, each in work.items():
+        with _opened(replace(shape, kv=kind), provider, threads) as decoder:
+            times |= {timed: [timed(decoder, seen, clock) for seen in (1, far)] for timed in each}
+    return _Times(*times[_step], *times[_chunk])
+
+
+@contextmanager
+def _opened(shape: ProbeShape, provider: Provider, threads: int) -> Iterator[Decoder]:
+    """A decoder over zero weights; its data file is a hole and takes no room on disk."""
+    text, data = shape.text, "zeros.data"
     with tempfile.TemporaryDirectory(prefix="edgephi-probe-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        decoder, graph = _open(folder, shape, provider, threads)
+        model, largest = build(shape, data)
+        (folder / "text.onnx").write_bytes(model)
+        region = Region(data, 0, (text.context_length, _frequencies(text)))
+        with (folder / data).open("wb") as file:
+            file.truncate(max(largest, 4 * text.context_length * _frequencies(text)))
+        graph = Graph(folder / "text.onnx", provider, threads)
+        tables = RotaryTables(folder, (RotaryTable(text.context_length, region, region),), text.context_length)
+        decoder = Decoder(graph, text, tables, TokenInputs(graph))
         try:
-            times = [
-                seconds for seen in (1, far)
-                for seconds in (_step(decoder, seen, clock), _chunk(decoder, seen, clock))
-            ]
+            yield decoder
         finally:
             decoder.close()
             graph.close()
-    return _Times(times[0], times[2], times[1], times[3])
-
-
-def _open(folder: Path, shape: ProbeShape, provider: Provider, threads: int) -> tuple[Decoder, Graph]:
-    """A decoder over zero weights; its data file is a hole and takes no room on disk."""
-    text, data = shape.text, "zeros.data"
-    model, largest = build(shape, data)
-    (folder / "text.onnx").write_bytes(model)
-    region = Region(data, 0, (text.context_length, _frequencies(text)))
-    with (folder / data).open("wb") as file:
-        file.truncate(max(largest, 4 * text.context_length * _frequencies(text)))
-    graph = Graph(folder / "text.onnx", provider, threads)
-    tables = RotaryTables(folder, (RotaryTable(text.context_length, region, region),), text.context_length)
-    return Decoder(graph, text, tables, TokenInputs(graph)), graph
 
 
 def _step(decoder: Decoder, seen: int, clock: Clock) -> float:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from .manifest import TextModel
 
 IR_VERSION, OPSET, MICROSOFT = 10, 21, "com.microsoft"
-_FLOAT, _UINT8, _INT64, _INT32 = 1, 2, 7, 6
-_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE = 1, 2
+_FLOAT, _UINT8, _INT8, _INT64, _INT32 = 1, 2, 3, 7, 6
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _STRING_ATTRIBUTE = 1, 2, 3
 _EXTERNAL = 1
 
 Dimensions = Sequence[int | str]
@@ -33,13 +33,16 @@ class Stored:
 
 @dataclass(frozen=True)
 class ProbeShape:
-    """`text` says everything but the width of the feed-forward part and the formats of layers and head."""
+    """`text` says everything but the width of the feed-forward part, the formats of layers and head, and how keys and
+    values are kept: `kv` is "float" or "int8", the latter in the kernel that single tokens go through.
+    """
 
     text: TextModel
     intermediate: int
     linear: Stored
     head: Stored
     accuracy_level: int
+    kv: str = "float"
 
 
 def build(shape: ProbeShape, data: str) -> tuple[bytes, int]:
@@ -61,7 +64,7 @@ def build(shape: ProbeShape, data: str) -> tuple[bytes, int]:
     for layer in range(text.layers):
         normed, skip = _norm(graph, x, skip, f"{layer}.first", text.hidden_size)
         qkv = _product(graph, normed, f"{layer}.qkv", (wide, text.hidden_size), shape.linear, shape)
-        mixed = _attention(graph, qkv, layer, text)
+        mixed = _attention(graph, qkv, layer, shape)
         x = _product(graph, mixed, f"{layer}.o", (text.hidden_size, text.heads * text.head_dim), shape.linear, shape)
         normed, skip = _norm(graph, x, skip, f"{layer}.second", text.hidden_size)
         both = _product(graph, normed, f"{layer}.up", (2 * shape.intermediate, text.hidden_size), shape.linear, shape)
@@ -95,18 +98,25 @@ def _norm(graph: _Graph, x: str, skip: str, name: str, width: int) -> tuple[str,
     return outputs[0], outputs[3]
 
 
-def _attention(graph: _Graph, qkv: str, layer: int, text: TextModel) -> str:
+def _attention(graph: _Graph, qkv: str, layer: int, shape: ProbeShape) -> str:
+    text, dtype, scales, kind = shape.text, _FLOAT, list[str](), dict[str, int | str]()
+    if shape.kv == "int8":
+        dtype, scales = _INT8, ["", "", "", *(f"{layer}.{name}.scale" for name in ("key", "value"))]
+        kind = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+        ones = struct.pack("<f", 1) * (text.kv_heads * text.head_dim)  # it divides by them
+        for name in scales[3:]:
+            graph.weight(name, _FLOAT, (1, text.kv_heads, 1, text.head_dim), ones)
     past = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")]
     present = [f"present.{layer}.{kind}" for kind in ("key", "value")]
     for name in past:
-        graph.input(name, _FLOAT, ("batch", text.kv_heads, "past", text.head_dim))
+        graph.input(name, dtype, ("batch", text.kv_heads, "past", text.head_dim))
     mixed = graph.node(
-        "GroupQueryAttention", [qkv, "", "", *past, "lengths", "total", "rotary_cos", "rotary_sin"],
+        "GroupQueryAttention", [qkv, "", "", *past, "lengths", "total", "rotary_cos", "rotary_sin", *scales],
         [f"{layer}.mixed", *present], domain=MICROSOFT, num_heads=text.heads, kv_num_heads=text.kv_heads, do_rotary=1,
-        scale=text.head_dim**-0.5, local_window_size=text.sliding_window or -1,
+        scale=text.head_dim**-0.5, local_window_size=text.sliding_window or -1, **kind,
     )
     for name in present:
-        graph.output(name, _FLOAT, ("batch", text.kv_heads, "total", text.head_dim))
+        graph.output(name, dtype, ("batch", text.kv_heads, "total", text.head_dim))
     return mixed
 
 
@@ -138,7 +148,7 @@ class _Graph:
     parts: list[bytes] = field(default_factory=list)
 
     def node(
-        self, kind: str, inputs: Iterable[str], outputs: list[str], domain: str = "", **attributes: float
+        self, kind: str, inputs: Iterable[str], outputs: list[str], domain: str = "", **attributes: float | str
     ) -> str:
         """Add a node; returns its first output."""
         fields = [*(_text(1, name) for name in inputs), *(_text(2, name) for name in outputs)]
@@ -186,7 +196,9 @@ def _value(number: int, name: str, dtype: int, shape: Dimensions) -> bytes:
     return _message(number, [_text(1, name), _message(2, [_message(1, [_number(1, dtype), _message(2, sizes)])])])
 
 
-def _attribute(name: str, value: float) -> bytes:
+def _attribute(name: str, value: float | str) -> bytes:
+    if isinstance(value, str):
+        return _message(5, [_text(1, name), _text(4, value), _number(20, _STRING_ATTRIBUTE)])
     if isinstance(value, int):
         return _message(5, [_text(1, name), _number(3, value), _number(20, _INT_ATTRIBUTE)])
     packed = _varint(2 << 3 | 5) + struct.pack("<f", value)

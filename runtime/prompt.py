@@ -6,9 +6,11 @@ prompt checks everything and runs no model; `ReadPrompt.positions` runs the enco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
+
+import numpy as np
 
 from .audio import FRAME_SECONDS, FRAMES_PER_TOKEN, MAXIMUM_SECONDS, AudioInputs, prepare_audio
 from .cache import Position
@@ -55,21 +57,36 @@ class ReadPrompt:
 
     def positions(self, encoders: Encoders, interrupt: Interrupt) -> Sequence[Position]:
         """The positions with the rows of media in their places. Raises BundleError, Interrupted."""
-        if not self.slots:
-            return self.ids
+        mode = self._mode
+
+        def rows(inputs: Picture | AudioInputs) -> np.ndarray:
+            if isinstance(inputs, AudioInputs):
+                return _present(encoders.speech).encode(inputs, mode, interrupt)
+            return _present(encoders.image).encode(inputs, interrupt)
+
+        return self._placed(rows)
+
+    def outline(self) -> Sequence[Position]:
+        """Positions equal to those of `positions`, without the rows: nothing is encoded, only text can be computed."""
+        nothing = np.empty(0, np.float32)
+        return self._placed(lambda inputs: nothing)
+
+    @property
+    def _mode(self) -> int:
+        """How recordings are encoded: what else is in the prompt decides."""
         pictured = any(not isinstance(slot.inputs, AudioInputs) for slot in self.slots)
-        mode = MODE_VISION_SPEECH if pictured else MODE_SPEECH
+        return MODE_VISION_SPEECH if pictured else MODE_SPEECH
+
+    def _placed(self, rows: Callable[[Picture | AudioInputs], np.ndarray]) -> Sequence[Position]:
         found: list[Position] = list(self.ids)
         for slot in self.slots:
             content = slot.inputs.sha256
             if isinstance(slot.inputs, AudioInputs):
-                content = f"{content}:{mode}"
-                rows = _present(encoders.speech).encode(slot.inputs, mode, interrupt)
-            else:
-                rows = _present(encoders.image).encode(slot.inputs, interrupt)
+                content = f"{content}:{self._mode}"
+            made = rows(slot.inputs)
             places = range(slot.start, slot.start + slot.inputs.tokens)
             found[places.start : places.stop] = [
-                MediaRow(slot.placeholder, content, row, rows) for row in range(len(places))
+                MediaRow(slot.placeholder, content, row, made) for row in range(len(places))
             ]
         return found
 

@@ -137,9 +137,11 @@ class Session:
         meter = Meter(len(ids), time.perf_counter() - started)
 
         def steps(interrupt: Interrupt) -> Iterator[Step]:
-            positions = self._model.positions(asked, interrupt, adapter)
+            positions, ahead = self._model.begin(asked, interrupt, adapter)
             ends = frozenset(self.manifest.tokens.eos)
-            yield from generate(self._model.decoder, positions, sampler, limit, ends, interrupt, progress, draft=draft)
+            yield from generate(
+                self._model.decoder, positions, sampler, limit, ends, interrupt, progress, draft=draft, ahead=ahead
+            )
 
         return self._answer(steps, reader, meter, asked)
 

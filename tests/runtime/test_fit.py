@@ -10,7 +10,7 @@ import pytest
 
 import edgephi
 from edgephi import NotEnoughMemory, RequestError
-from edgephi.runtime import fit, loading, prepacked
+from edgephi.runtime import fit, int8_cache, loading, prepacked
 from edgephi.runtime.footprint import footprint
 from edgephi.runtime.manifest import Manifest, read_manifest
 
@@ -26,6 +26,12 @@ def large(manifest: Manifest) -> Manifest:
     return replace(
         manifest, report=tuple(replace(record, bytes_after=record.bytes_after * 1000) for record in manifest.report)
     )
+
+
+@pytest.fixture(scope="module")
+def deep(manifest: Manifest) -> Manifest:
+    """The same with as many layers as real models have, so that keys and values outweigh a step of the prompt."""
+    return replace(manifest, text=replace(manifest.text, layers=32))
 
 
 def test_the_largest_context_fits_and_one_token_more_does_not(manifest: Manifest) -> None:
@@ -92,8 +98,63 @@ def test_mapped_weights_are_asked_for_once_they_are_prepared(
 ) -> None:
     folder = tiny_bundle("mini", precision="int4")
     monkeypatch.setattr(prepacked, "default_folder", lambda: tmp_path)
-    asked: list[bool] = []
-    monkeypatch.setattr(loading, "require_memory", lambda *_, mapped: asked.append(mapped))
+    asked: list[tuple[object, bool]] = []
+    monkeypatch.setattr(
+        loading, "require_memory", lambda *given, mapped=False: asked.append((given[3], mapped))
+    )
     for mapped in (False, True, True):
         edgephi.load(folder, mapped=mapped).close()
-    assert asked == [False, False, True]
+    assert asked == [("float", False), ("float", False), ("float", True)]
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_loading_asks_for_the_memory_of_its_cache(
+    tiny_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool
+) -> None:
+    folder = tiny_bundle("mini", precision="int4")
+    monkeypatch.setattr(prepacked, "default_folder", lambda: tmp_path / "weights")
+    monkeypatch.setattr(int8_cache, "cached", lambda name: tmp_path / name)
+    asked: list[object] = []
+    monkeypatch.setattr(loading, "require_memory", lambda *given, mapped=False: asked.append(given[3]))
+    edgephi.load(folder, mapped=mapped, kv="int8").close()
+    assert asked == ["int8"]
+
+
+def test_an_int8_cache_is_proposed_where_it_makes_the_whole_fit(deep: Manifest) -> None:
+    small, large = (footprint(deep, 16000, kv).total for kv in ("int8", "float"))
+    answer = fit.judge(deep, 16000, small)
+    size = fit.gigabytes(small)
+    assert answer.changes[0] == f"keep keys and values as INT8 (--kv int8), which takes {size}"
+    assert fit.judge(deep, 16000, small, "int8").fits is True
+    assert fit.judge(deep, 16000, large).changes == ()
+    with pytest.raises(NotEnoughMemory, match=r"--kv int8"):
+        fit.require_memory(deep, 16000, small)
+    fit.require_memory(deep, 16000, small, "int8")
+
+
+def test_an_int8_cache_is_proposed_with_the_longer_context_that_fits(deep: Manifest) -> None:
+    available = footprint(deep, 3000).total
+    longest = fit.largest_context(deep, available, "int8")
+    assert footprint(deep, longest, "int8").total <= available < footprint(deep, longest + 1, "int8").total
+    changes = fit.judge(deep, 16000, available).changes
+    assert 3000 < longest < 16000 and changes[1] == (
+        f"keep keys and values as INT8, with a context of at most {longest} tokens (--kv int8 --context {longest})"
+    )
+    answer = fit.judge(deep, 16000, available, "int8")  # which has one already
+    assert answer.largest_context == longest and "INT8" not in "".join(answer.changes)
+    assert answer.changes[0] == f"choose a context of at most {longest} tokens (--context {longest})"
+
+
+def test_an_int8_cache_is_not_proposed_where_there_is_none_or_where_it_takes_more(
+    deep: Manifest, manifest: Manifest
+) -> None:
+    without = replace(deep, graphs={name: graph for name, graph in deep.graphs.items() if "int8" not in name})
+    available = footprint(deep, 3000).total
+    assert "INT8" not in "".join(fit.judge(without, 16000, available).changes)
+    with pytest.raises(RequestError, match="this one was exported without it"):
+        fit.judge(without, 100, available, "int8")
+    with pytest.raises(RequestError, match="this one was exported without it"):
+        fit.require_memory(without, 100, None, "int8")
+    # what a step of the prompt turns into float32 outweighs what two layers save
+    assert manifest.text.layers == 2
+    assert "INT8" not in "".join(fit.judge(manifest, 16000, footprint(manifest, 3000).total).changes)

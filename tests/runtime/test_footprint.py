@@ -13,22 +13,28 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgephi.runtime.footprint import elements, footprint, resident
+from edgephi.runtime.cache import CacheShape, KeyValueCache
+from edgephi.runtime.decode import CHUNK
+from edgephi.runtime.footprint import activations, elements, footprint, resident
+from edgephi.runtime.graphs import Placed
 from edgephi.runtime.manifest import TensorRecord, read_manifest
 
-LOADED = """
-import json, sys
+ANONYMOUS = """
 from pathlib import Path
-from edgephi.runtime import providers
-from edgephi.runtime.graphs import Graph
-from edgephi.runtime.manifest import TextModel
-from edgephi.runtime.probe_graph import ProbeShape, Stored, build
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+"""
+LOADED = f"""{ANONYMOUS}
+import json, sys
+from edgephi.runtime import providers
+from edgephi.runtime.graphs import Graph
+from edgephi.runtime.manifest import TextModel
+from edgephi.runtime.probe_graph import ProbeShape, Stored, build
 
 folder, stored = Path(sys.argv[1]), Stored(*json.loads(sys.argv[2]))
 model, largest = build(ProbeShape(TextModel(**json.loads(sys.argv[3])), 8192, stored, stored, 4), "zeros")
@@ -39,6 +45,46 @@ before = anonymous()
 graph = Graph(folder / "text.onnx", providers.find("cpu"), 1)
 print(anonymous() - before)
 """
+# One layer, and a step of a prompt behind SEEN positions.
+STEPPED = f"""{ANONYMOUS}
+import json, sys
+import numpy as np
+import onnx_ir as ir
+from edgephi.export.int8_cache import with_int8_cache
+from edgephi.runtime import providers
+from edgephi.runtime.cache import Regime
+from edgephi.runtime.decode import CHUNK, Decoder
+from edgephi.runtime.graphs import Graph, Interrupt
+from edgephi.runtime.inputs import TokenInputs
+from edgephi.runtime.int8_cache import scales_shape
+from edgephi.runtime.manifest import Region, RotaryTable, TextModel
+from edgephi.runtime.probe_graph import ProbeShape, Stored, build
+from edgephi.runtime.rotary import RotaryTables
+from edgephi.runtime.stepping import FreeSteps
+
+folder, kv, text, seen = Path(sys.argv[1]), sys.argv[2], TextModel(**json.loads(sys.argv[3])), int(sys.argv[4])
+model, largest = build(ProbeShape(text, 256, Stored(32), Stored(32), 4), "zeros")
+table = Region("zeros", 0, (text.context_length, text.head_dim // 2))
+(folder / "text.onnx").write_bytes(model)
+with (folder / "zeros").open("wb") as file:
+    file.truncate(max(largest, 4 * text.context_length * text.head_dim // 2))
+if kv == "int8":
+    made = ir.to_proto(with_int8_cache(ir.load(folder / "text.onnx")))
+    (folder / "text.onnx").write_bytes(made.SerializeToString())
+graph = Graph(folder / "text.onnx", providers.find("cpu"), 1)
+tables = RotaryTables(folder, (RotaryTable(text.context_length, table, table),), text.context_length)
+inputs, scales = TokenInputs(graph), np.ones(scales_shape(text), np.float32) if kv == "int8" else None
+steps = FreeSteps(graph, text, tables, inputs, CHUNK, scales)
+decoder = Decoder(graph, text, tables, inputs, steps=steps)
+shape = decoder.cache.shape
+decoder.cache.enter(Regime(decoder.context))
+decoder.cache.reserve(seen + CHUNK)
+decoder.cache.append(np.ones((2 * shape.layers, shape.kv_heads, seen, shape.head_dim), shape.dtype), [0] * seen)
+before = anonymous()
+decoder.advance([0] * (seen + CHUNK), Interrupt())
+print(anonymous() - before)
+"""
+SEEN = 4000
 TEXT: dict[str, object] = {
     "layers": 1, "hidden_size": 3072, "heads": 24, "kv_heads": 8, "head_dim": 128, "vocab_size": 1024,
     "context_length": 4096, "sliding_window": None, "rotary": [],
@@ -51,8 +97,7 @@ WEIGHTS = [(5120, 3072), (3072, 3072), (16384, 3072), (3072, 8192), (1024, 3072)
     ("uint4-block64", [4, 64, True]), ("int8-block128", [8, 128, False]), ("float32", [32, 0, False]),
 ])
 def test_weights_take_what_the_kernels_pack(tmp_path: Path, written: str, stored: list[object]) -> None:
-    command = [sys.executable, "-c", LOADED, str(tmp_path), json.dumps(stored), json.dumps(TEXT)]
-    held = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    held = _measured(LOADED, tmp_path, json.dumps(stored), json.dumps(TEXT))
     # scales of a bundle come as float16 through a Cast; those of this graph are float32 in the file, so not counted
     scales = 0 if stored[0] == 32 else sum(n * k // int(str(stored[1])) * 4 for n, k in WEIGHTS)
     expected = sum(resident(_record(written, n, k)) for n, k in WEIGHTS) - scales
@@ -85,6 +130,33 @@ def test_memory_grows_with_the_conversation(tiny_bundle: Callable[..., Path]) ->
     assert long.total == long.program + long.weights + long.cache + long.activations
 
 
+def test_an_int8_cache_takes_a_byte_a_number_of_its_whole_buffer(tiny_bundle: Callable[..., Path]) -> None:
+    manifest = read_manifest(tiny_bundle("mini"))
+    text = manifest.text
+    shape = CacheShape(text.layers, text.kv_heads, text.head_dim, np.dtype(np.int8))
+    cache = KeyValueCache(shape, lambda array: Placed(array, None), lambda *_: None)
+    for length in (*range(CHUNK, 5000, CHUNK), 5000):
+        cache.reserve(length)
+    assert cache.capacity > 5000
+    assert footprint(manifest, 5000, "int8").cache == cache.capacity * shape.bytes_per_position
+    # the first step of a prompt finds nothing to turn into float32
+    assert footprint(manifest, CHUNK, "int8").activations == footprint(manifest, CHUNK).activations
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
+def test_a_step_over_an_int8_cache_holds_one_layer_in_float32(
+    tiny_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = json.dumps({**TEXT, "hidden_size": 256, "context_length": 8192})
+    floats, int8 = (_measured(STEPPED, tmp_path, kv, text, str(SEEN)) for kv in ("float", "int8"))
+    manifest = read_manifest(tiny_bundle("mini"))
+    shaped = replace(manifest, text=replace(manifest.text, heads=24, kv_heads=8, head_dim=128))
+    expected = activations(shaped, SEEN + CHUNK, "int8") - activations(shaped, SEEN + CHUNK)
+    assert expected > 80e6
+    # arrays of two lengths, of which each may or may not find the place of one that was given up
+    assert 0.85 * expected < int8 - floats < 1.15 * expected
+
+
 def test_attention_scores_stay_bounded(tiny_bundle: Callable[..., Path]) -> None:
     manifest = read_manifest(tiny_bundle("mini"))
     large = replace(manifest, text=replace(manifest.text, heads=24, context_length=131072))
@@ -113,6 +185,12 @@ def test_of_a_screened_head_the_screen_is_resident(screen: str) -> None:
     both = TensorRecord("w", f"int8-block128+{screen}", 0, exact.bytes_after + coarse.bytes_after, 0.0)
     assert elements(both) == n * k
     assert resident(both) == resident(coarse) + n * k // 128 * 4  # and the exact form's scales
+
+
+def _measured(script: str, *arguments: str | Path) -> int:
+    """What a process of its own prints."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _record(written: str, n: int, k: int) -> TensorRecord:

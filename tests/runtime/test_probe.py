@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -55,12 +56,47 @@ def test_it_has_the_nodes_and_the_inputs_of_an_exported_decoder(
     assert {value.name for value in own.outputs} == {value.name for value in exported.outputs}
 
 
+def test_over_an_int8_cache_it_attends_as_an_exported_decoder_does_for_a_token(
+    tiny_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_bundle("mini", precision="int4")
+    shape = ProbeShape(read_manifest(folder).text, 256, Stored(4, 64, True), Stored(8, 64), 4, "int8")
+    (tmp_path / "probe.onnx").write_bytes(build(shape, "zeros")[0])
+    own, exported = (ir.load(path).graph for path in (tmp_path / "probe.onnx", folder / "text-int8-cache.onnx"))
+    ours = next(node for node in own if node.op_type == "GroupQueryAttention")
+    branches = next(node for node in exported if node.op_type == "If").attributes
+    theirs = next(iter(branches["else_branch"].as_graph()))
+    assert theirs.op_type == "GroupQueryAttention"
+    said, expected = ({name: each.value for name, each in node.attributes.items()} for node in (ours, theirs))
+    assert said == {name: value for name, value in expected.items() if name != "rotary_interleaved"}
+    assert not expected["rotary_interleaved"]  # as where nothing is said
+    assert [value is None for value in ours.inputs] == [value is None for value in theirs.inputs]
+    (found, wanted) = (
+        {value.name: value.dtype for value in (*graph.inputs, *graph.outputs)} for graph in (own, exported)
+    )
+    assert wanted.pop("cache_scales") == ir.DataType.FLOAT and found == wanted
+
+
+def test_over_an_int8_cache_tokens_are_timed_there_and_prompts_over_float32(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {np.dtype(np.int8): 1.0, np.dtype(np.float32): 1000.0}
+    monkeypatch.setattr(probe, "_step", lambda decoder, seen, clock: seen * seconds[decoder.cache.shape.dtype])
+    monkeypatch.setattr(probe, "_chunk", lambda decoder, seen, clock: seconds[decoder.cache.shape.dtype])
+    monkeypatch.setattr(probe, "FAR", 201)
+    tokens, floats = (probe.measure(manifest, CPU, 1, kv=kv) for kv in ("int8", "float"))
+    assert (tokens.step, tokens.step_per_position) == (1.0, 200 / 201)
+    assert (floats.step, floats.step_per_position) == (1000.0, 200000 / 201)
+    assert tokens.row == pytest.approx(999 / probe.ROWS)
+
+
+@pytest.mark.parametrize("kv", ["float", "int8"])
 def test_a_bundle_is_timed_without_being_loaded(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv: str
 ) -> None:
     monkeypatch.setattr(probe, "SECONDS", 0.0)
     monkeypatch.setattr(probe, "FAR", 200)
-    speed = probe.measure(manifest, CPU, 1)
+    speed = probe.measure(manifest, CPU, 1, kv=kv)
     assert 0 < speed.step < 1 and 0 < speed.first_token(100) < 10
     assert speed.decode_rate(1000) <= speed.decode_rate(1)
     assert list(tmp_path.iterdir()) == []
