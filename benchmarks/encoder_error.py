@@ -18,11 +18,11 @@ import numpy as np
 
 from edgephi.runtime import providers
 from edgephi.runtime.audio import prepare_audio
-from edgephi.runtime.encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, LazyGraph, SpeechEncoder
+from edgephi.runtime.encoders import ImageEncoder, LazyGraph, SpeechEncoder
 from edgephi.runtime.errors import RequestError
 from edgephi.runtime.graphs import Interrupt
 from edgephi.runtime.image import Crop, prepare_image
-from edgephi.runtime.manifest import read_manifest
+from edgephi.runtime.manifest import MODE_SPEECH, MODE_VISION_SPEECH, read_manifest
 
 from . import machine
 

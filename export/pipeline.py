@@ -25,6 +25,7 @@ from ..quantize.report import ErrorSums, TensorReport
 from ..quantize.streaming import WeightJob, row_slices, store
 from ..runtime.errors import ExportError, WeightMismatch
 from ..runtime.manifest import FileRecord, Graph, Manifest, Region, RotaryTable, Source, TensorRecord
+from ..runtime.memory import peak_memory
 from ..runtime.providers import for_export
 from ..runtime.providers.provider import Provider
 from . import families, int8_cache, interop, layout, lowering
@@ -35,7 +36,6 @@ from .config import Generation, read_config, read_generation
 from .families import ROTARY, Family
 from .fetch import resolve
 from .layers.rope import Table
-from .memory import peak_memory
 from .thoughts import read_thinking
 from .weights import Binding, bind
 

@@ -35,9 +35,6 @@ FRAME_MASK = "frame_mask"
 STEP_MASK = "step_mask"
 AUDIO_FEATURES_WITH_IMAGES = "audio_features_with_images"
 
-# Values of `audio_projection_mode`: what the whole prompt holds, which picks the projector of the speech graph.
-MODE_TEXT, MODE_VISION, MODE_SPEECH, MODE_VISION_SPEECH = range(4)
-
 
 @dataclass(frozen=True)
 class VisionInputs:

@@ -16,7 +16,17 @@ import onnx_ir as ir
 
 from ..runtime.errors import BundleError, CheckpointError, NonFiniteLogits, RequestError
 from ..runtime.graphs import Graph
-from ..runtime.manifest import CACHE_SCALES, MANIFEST_NAME, TUNED, Manifest, TensorRecord, read_manifest, verify_files
+from ..runtime.manifest import (
+    CACHE_SCALES,
+    MANIFEST_NAME,
+    MODE_SPEECH,
+    MODE_VISION_SPEECH,
+    TUNED,
+    Manifest,
+    TensorRecord,
+    read_manifest,
+    verify_files,
+)
 from ..runtime.providers import find as find_provider
 from ..runtime.providers.provider import Provider
 from . import families
@@ -124,7 +134,7 @@ def _try(graph: Graph, name: str, manifest: Manifest, embedded: np.ndarray | Non
             return  # the embedding, which has run
         changes = [{gate: np.array(True)} for gate in graph.optional if gate.startswith(TUNED)]
         if names.AUDIO_PROJECTION_MODE in graph.inputs:
-            changes.append({names.AUDIO_PROJECTION_MODE: np.array([names.MODE_VISION_SPEECH])})
+            changes.append({names.AUDIO_PROJECTION_MODE: np.array([MODE_VISION_SPEECH])})
         for on in ({}, *changes):
             values = np.concatenate([each.ravel() for each in graph.run(feeds | on, outputs).values()])
             if not np.isfinite(values).all():
@@ -228,7 +238,7 @@ def _moment(graph: Graph) -> dict[str, np.ndarray]:
     frames = np.random.default_rng(0).uniform(-1, 1, (1, TOKENS, bins)).astype(np.float32)
     return {
         names.AUDIO_EMBEDS: frames, names.AUDIO_ATTENTION_MASK: np.ones((1, TOKENS), bool),
-        names.AUDIO_SIZES: np.array([1]), names.AUDIO_PROJECTION_MODE: np.array([names.MODE_SPEECH]),
+        names.AUDIO_SIZES: np.array([1]), names.AUDIO_PROJECTION_MODE: np.array([MODE_SPEECH]),
     }
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from . import providers
 from .audio import MEL_BINS, AudioInputs
-from .encoders import MODE_SPEECH, ImageEncoder, LazyGraph, Picture, SpeechEncoder
+from .encoders import ImageEncoder, LazyGraph, Picture, SpeechEncoder
 from .errors import ProviderUnavailable, RequestError
 from .graphs import Interrupt
 from .image import Crop, prepare_image
 from .image_naflex import prepare_naflex_image
-from .manifest import Manifest, Pictures
+from .manifest import MODE_SPEECH, Manifest, Pictures
 from .providers.provider import Provider
 from .selection import Choice, choose
 

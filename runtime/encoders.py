@@ -19,11 +19,10 @@ from .fixed_encoders import Run, crop_rows, patch_rows, window_rows
 from .graphs import Graph, Interrupt
 from .image import ImageInputs
 from .image_naflex import NaflexInputs
+from .manifest import MODE_VISION_SPEECH
 from .prefix_cache import Prefixes
 from .providers.provider import Provider
 
-# Values of the speech graph's audio_projection_mode: what the whole prompt holds.
-MODE_SPEECH, MODE_VISION_SPEECH = 2, 3
 GROUP_FRAMES = 4 * CHUNK_FRAMES  # encoded at once: long recordings cost no more memory than 160 s of speech
 
 Picture: TypeAlias = ImageInputs | NaflexInputs

@@ -27,6 +27,8 @@ MAXIMUM_BYTES = 8 << 20
 MAXIMUM_DEPTH = 64
 PICTURE_KINDS = ("crops", "patches")
 INT8_CACHE, CACHE_SCALES = "-int8-cache", "cache_scales"  # ends the name of a decoder; its input
+# What the whole prompt holds, which picks the projector of the speech graph: values of its audio_projection_mode.
+MODE_SPEECH, MODE_VISION_SPEECH = 2, 3
 TUNED = "tuned."  # begins the names of what belongs to an adapter that was added to a bundle
 LARGEST_PICTURE = 1 << 14  # of either kind: attention over more patches is beyond any memory
 

@@ -15,13 +15,13 @@ import numpy as np
 from .audio import FRAME_SECONDS, FRAMES_PER_TOKEN, MAXIMUM_SECONDS, AudioInputs, prepare_audio
 from .cache import Position
 from .chat import ChatTemplate
-from .encoders import MODE_SPEECH, MODE_VISION_SPEECH, ImageEncoder, Picture, SpeechEncoder
+from .encoders import ImageEncoder, Picture, SpeechEncoder
 from .errors import BundleError, ContextOverflow, MediaError, RequestError
 from .graphs import Interrupt
 from .image import Crop, prepare_image
 from .image_naflex import prepare_naflex_image
 from .inputs import MediaRow
-from .manifest import Pictures, Tokens
+from .manifest import MODE_SPEECH, MODE_VISION_SPEECH, Pictures, Tokens
 from .messages import Media, Message, media
 from .sampling import is_whole
 from .tokens import Segment, Tokenizer

@@ -122,7 +122,8 @@ def _write_vocabulary(writer, folder: Path, size: int) -> None:  # type: ignore[
     writer.add_tokenizer_pre("gpt-4o")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
+    # the stand-in of a random checkpoint has none, and llama.cpp loads no file without
+    writer.add_token_merges(merges or [" ".join(tokens[:2])])
 
 
 def _convert(conversion: Conversion) -> Sequence[Command]:

@@ -14,8 +14,9 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from ...runtime.manifest import MODE_VISION_SPEECH
 from ..graph import MICROSOFT, GraphBuilder
-from ..signatures import MODE_VISION_SPEECH, speech_inputs, speech_output
+from ..signatures import speech_inputs, speech_output
 from . import pieces
 from .linear import biased_linear, linear
 from .norm import layer_norm

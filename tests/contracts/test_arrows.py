@@ -16,7 +16,7 @@ STAGES = ("export", "quantize", "runtime", "demo", "benchmarks")
 # Importing file (longest prefix wins) → prefixes that it may import from outside its own stage.
 ACROSS = {
     "export": ("runtime.manifest", "runtime.providers", "runtime.errors"),
-    "export.pipeline": ("runtime.manifest", "runtime.providers", "runtime.errors", "quantize"),
+    "export.pipeline": ("runtime.manifest", "runtime.providers", "runtime.errors", "runtime.memory", "quantize"),
     "export.verify": ("runtime.manifest", "runtime.providers", "runtime.errors", "runtime.graphs"),
     "export.compile": (
         "runtime.manifest", "runtime.providers", "runtime.errors", "runtime.graphs", "runtime.devices",
@@ -37,7 +37,7 @@ INSIDE = {
     "export.graph": (),
     "export.weights": (),
     "export.layout": (),
-    "export.checkpoint": ("export.memory",),
+    "export.checkpoint": (),
     "export.layers": ("export.graph", "export.layers", "export.config", "export.signatures"),
     "export.families": (
         "export.graph", "export.layers", "export.config", "export.weights", "export.signatures", "export.families",

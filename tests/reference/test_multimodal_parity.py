@@ -16,8 +16,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from edgephi.export.signatures import MODE_SPEECH, MODE_VISION_SPEECH
-from edgephi.runtime.manifest import read_manifest
+from edgephi.runtime.manifest import MODE_SPEECH, MODE_VISION_SPEECH, read_manifest
 
 TOLERANCE = 1e-4  # of the largest logit, both sides float32; what is seen is below 1e-5
 WRONG_ADAPTER = 0.5  # what another adapter, or none, must change at least; what is seen is above 1

@@ -15,7 +15,7 @@ from transformers.models.phi4_multimodal.configuration_phi4_multimodal import Ph
 from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4MultimodalAudioEmbedding
 
 from edgephi.export.layers.conformer import ConformerShape, speech_graph
-from edgephi.export.signatures import MODE_SPEECH, MODE_VISION_SPEECH
+from edgephi.runtime.manifest import MODE_SPEECH, MODE_VISION_SPEECH
 
 SHAPES = {
     "plain": ConformerShape(

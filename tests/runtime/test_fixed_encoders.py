@@ -24,12 +24,11 @@ from edgephi.export.graph import MICROSOFT, GraphBuilder
 from edgephi.export.pipeline import export
 from edgephi.export.verify import verify
 from edgephi.runtime.audio import AudioInputs, count_tokens
-from edgephi.runtime.encoders import MODE_SPEECH, MODE_VISION_SPEECH
 from edgephi.runtime.fixed_encoders import patch_rows
 from edgephi.runtime.graphs import Graph, Interrupt
 from edgephi.runtime.image import Crop, ImageInputs, prepare_image
 from edgephi.runtime.image_naflex import NaflexInputs
-from edgephi.runtime.manifest import read_manifest
+from edgephi.runtime.manifest import MODE_SPEECH, MODE_VISION_SPEECH, read_manifest
 from edgephi.runtime.providers import find
 
 from .simulator import apart, needs_simulator
