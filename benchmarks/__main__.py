@@ -226,6 +226,7 @@ def measure_fuzz(bundle: Path, examples: int, seed: int, threads: int | None, re
 
 
 cli.add_command(peers_verb.peers)
+cli.add_command(peers_verb.turns)
 cli.add_command(session_verb.session)
 cli.add_command(npu_verb.deepen)
 cli.add_command(npu_verb.measure_npu)
@@ -243,7 +244,7 @@ def _count(name: str, number: int, total: int) -> None:
 
 def main() -> None:
     """Run the command line; an expected error is one line and exit code 1."""
-    if sys.argv[1:2] != [peers_verb.peers.name]:  # other runtimes are measured as their own programs start them
+    if sys.argv[1:2] not in (["peers"], ["turns"]):  # other runtimes are measured as their own programs start them
         large_pages.start_anew()
     try:
         cli(prog_name="python -m edgephi.benchmarks")

@@ -22,11 +22,11 @@ from . import processes
 from .environments import Contender
 from .limits import Probe
 from .peers.peer import WORKER
+from .texts import TEXT_SHARE
 
 SAMPLE_SECONDS = 0.05  # a rarer look at /proc than for exports: it takes time from what is measured
 FIRST = 64  # tokens of the prompt whose first token ends the start
 ORIGINAL_CONTEXT = 4096  # Phi-4-mini turns longer sequences with another rotary table
-_TEXT_SHARE = 0.95  # of a vocabulary; control tokens come behind
 _PLAN = re.compile(r"(\d+):(\d+)")
 _CHUNK = 16 << 20
 WOKEN = 3  # times the model's files: those, what is packed of them, keys and values
@@ -90,7 +90,7 @@ def measure(
     say: Callable[[str], None],
 ) -> Iterator[Run]:
     """All rounds; every other one starts cold, the first among them. Raises RequestError when a contender fails."""
-    tokens = int(_TEXT_SHARE * vocabulary)
+    tokens = int(TEXT_SHARE * vocabulary)
     rounds = max(stage.rounds for stage in stages)
     with Probe(threads) as probe:
         for number in range(rounds):

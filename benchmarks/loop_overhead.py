@@ -16,7 +16,7 @@ from unittest import mock
 import edgephi
 from edgephi.runtime.graphs import Binding, Interrupt
 
-_TEXT_SHARE = 0.95  # of a vocabulary; control tokens come behind
+from .texts import TEXT_SHARE
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def measure(bundle: Path, threads: int, prompt: int, tokens: int = 64) -> Overhe
 
     moments = []
     with mock.patch.object(Binding, "run", timed), edgephi.load(bundle, threads=threads, prefix_cache=False) as session:
-        allowed = range(int(_TEXT_SHARE * session.manifest.text.vocab_size))
+        allowed = range(int(TEXT_SHARE * session.manifest.text.vocab_size))
         ids = random.Random(0).choices(allowed, k=prompt)
         for piece in session.stream(ids, max_tokens=tokens, temperature=0.0, draft=False):
             if piece.token_id is not None:

@@ -19,10 +19,10 @@ from edgephi.runtime.errors import RequestError
 from edgephi.runtime.manifest import read_manifest
 
 from . import machine, result_files
+from .texts import TEXT_SHARE
 
 NAME = "switch_cost"
 BEFORE, BEHIND = 6, 6  # tokens of the answer on both sides of the limit
-_TEXT_SHARE = 0.95  # of a vocabulary; control tokens come behind
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def measure(bundle: Path, threads: int) -> list[Switch]:
     if len(text.rotary) < 2:
         raise RequestError(f"{bundle} has one rotary table for all lengths: measure a LongRoPE model")
     limit, found = text.rotary[0].limit, []
-    ids = random.Random(0).choices(range(int(_TEXT_SHARE * text.vocab_size)), k=limit - BEFORE)
+    ids = random.Random(0).choices(range(int(TEXT_SHARE * text.vocab_size)), k=limit - BEFORE)
     for context in (None, min(2 * limit, text.context_length)):
         moments = []
         with edgephi.load(bundle, threads=threads, prefix_cache=False, context=context) as session:

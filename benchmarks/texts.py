@@ -1,9 +1,11 @@
-"""A text of ordinary prose for what follows a script: an explanation as a model would give it.
+"""What prompts are made of: a text of ordinary prose, an explanation as a model would give it, or ids at random.
 
 Boundary: data. What is measured with it depends on its words, so they stay as they are.
 """
 
 from __future__ import annotations
+
+TEXT_SHARE = 0.95  # of a vocabulary is text; control tokens come behind
 
 PROSE = """\
 Tides are the regular rise and fall of the sea along the coast. Most places see two high tides and two low tides each

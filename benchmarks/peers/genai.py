@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import layers
 from .genai_layers import join
-from .peer import Command, Conversion, Peer, call
+from .peer import Command, Conversion, Pause, Peer, call, go_on
 
 _FIRST, _SLICE = 2, 6  # layers at a time; the first slice has embedding and head, which take as much as six layers
 _OPTIONS = {"default": (), "best": ("block_size=128", "prune_lm_head=true")}
@@ -30,7 +30,7 @@ class _Engine:
         self._model = onnxruntime_genai.Model(config)
         self._tokenizer = onnxruntime_genai.Tokenizer(self._model)  # an application loads it too
 
-    def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
+    def answer(self, tokens: Sequence[int], steps: int, pause: Pause = go_on) -> list[float]:
         begun = time.perf_counter()
         parameters = self._api.GeneratorParams(self._model)
         parameters.set_search_options(max_length=len(tokens) + steps + 1, do_sample=False)
@@ -39,11 +39,11 @@ class _Engine:
         seconds = []
         for _ in range(1 + steps):
             generator.generate_next_token()
-            now = time.perf_counter()
-            seconds.append(now - begun)
-            begun = now
+            seconds.append(time.perf_counter() - begun)
             if generator.is_done():
                 break
+            pause()
+            begun = time.perf_counter()
         return seconds
 
 

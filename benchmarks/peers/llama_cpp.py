@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import layers
-from .peer import Command, Conversion, Peer, call
+from .peer import Command, Conversion, Pause, Peer, call, go_on
 
 _BATCH = 512  # tokens a call, llama.cpp's own default
 _TYPES = {"Q4_0": 2, "Q4_K_M": 15}  # llama_ftype
@@ -30,7 +30,7 @@ class _Engine:
         )
         self._context = self._llama.ctx
 
-    def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
+    def answer(self, tokens: Sequence[int], steps: int, pause: Pause = go_on) -> list[float]:
         begun = time.perf_counter()
         self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
         for start in range(0, len(tokens), _BATCH):
@@ -39,6 +39,7 @@ class _Engine:
         for _ in range(steps):
             token = self._choose()
             seconds.append(time.perf_counter() - begun)
+            pause()
             begun = time.perf_counter()
             self._decode([token])
         self._choose()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-from .peer import Command, Conversion, Peer
+from .peer import Command, Conversion, Pause, Peer, go_on
 
 
 class _Engine:
@@ -19,19 +18,23 @@ class _Engine:
         self._np, self._openvino, self._api = np, openvino, openvino_genai
         self._pipeline = openvino_genai.LLMPipeline(model, "CPU", INFERENCE_NUM_THREADS=threads)
 
-    def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
+    def answer(self, tokens: Sequence[int], steps: int, pause: Pause = go_on) -> list[float]:
         clock = time.perf_counter
         api = self._api
+        seconds: list[float] = []
 
         class Times(api.StreamerBase):  # type: ignore[misc, name-defined]  # a class of a package that is not here
-            """Notes when a token comes."""
+            """Notes what a token took."""
 
             def __init__(self) -> None:
                 super().__init__()
-                self.seen: list[float] = []
+                self.begun = clock()
 
             def write(self, tokens: object) -> object:
-                self.seen += [clock()] * (len(tokens) if isinstance(tokens, list) else 1)
+                seconds.append(clock() - self.begun)
+                seconds.extend([0.0] * (len(tokens) - 1 if isinstance(tokens, list) else 0))
+                pause()
+                self.begun = clock()
                 return api.StreamingStatus.RUNNING
 
             def end(self) -> None:
@@ -40,10 +43,8 @@ class _Engine:
         config = api.GenerationConfig(max_new_tokens=steps + 1, ignore_eos=True, do_sample=False)
         ids = self._np.array([tokens], self._np.int64)
         tensors = [self._openvino.Tensor(array) for array in (ids, self._np.ones_like(ids))]
-        times, begun = Times(), clock()
-        self._pipeline.generate(api.TokenizedInputs(*tensors), config, times)
-        moments = [begun, *times.seen]
-        return [after - before for before, after in pairwise(moments)]
+        self._pipeline.generate(api.TokenizedInputs(*tensors), config, Times())
+        return seconds
 
 
 def _convert(conversion: Conversion) -> Sequence[Command]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .peer import Command, Conversion, Peer, call
+from .peer import Command, Conversion, Pause, Peer, call, go_on
 
 _PREPARED = "cache"  # in the model's folder
 _MAPPED, _INT8 = "mapped", "int8-cache"  # in the names of variants that prepare something
@@ -29,15 +29,15 @@ class _Engine:
             model, threads=threads, prefix_cache=False, mapped=mapped, kv="int8" if int8 else "float",
         )
 
-    def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
+    def answer(self, tokens: Sequence[int], steps: int, pause: Pause = go_on) -> list[float]:
         self._session.clear()
         seconds, last = [], time.perf_counter()
         # Without drafts: random text repeats itself, and guessing repetitions would flatter the rate.
         for piece in self._session.stream(list(tokens), max_tokens=steps + 1, temperature=0.0, draft=False):
             if piece.token_id is not None:
-                now = time.perf_counter()
-                seconds.append(now - last)
-                last = now
+                seconds.append(time.perf_counter() - last)
+                pause()
+                last = time.perf_counter()
         return seconds
 
 

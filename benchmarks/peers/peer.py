@@ -15,11 +15,19 @@ Verb = Callable[..., object]
 WORKER = Path(__file__).with_name("worker.py")
 
 
+Pause = Callable[[], None]
+"""What is done behind a token; its time is nobody's."""
+
+
+def go_on() -> None:
+    """No pause."""
+
+
 class Engine(Protocol):
     """A loaded model."""
 
-    def answer(self, tokens: Sequence[int], steps: int) -> list[float]:
-        """Read `tokens` into an empty cache and continue greedily by 1 + `steps` tokens.
+    def answer(self, tokens: Sequence[int], steps: int, pause: Pause = go_on) -> list[float]:
+        """Read `tokens` into an empty cache and continue greedily by 1 + `steps` tokens, with a `pause` behind each.
 
         Returns seconds: up to the first token, then of each further one. Fewer where the model ended its answer.
         """

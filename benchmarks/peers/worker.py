@@ -1,4 +1,4 @@
-"""Runs inside the environment of a peer: one verb of it, or `measure`.
+"""Runs inside the environment of a peer: one verb of it, `measure`, or `take_turns`.
 
 Boundary: arguments in, one JSON line out; knows time and memory, not what a peer does. Standard library only.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "edgephi_peers"
+TURN = "turn:"
 
 
 def measure(
@@ -39,6 +40,28 @@ def measure(
     print(json.dumps(report), flush=True)  # noqa: T201
 
 
+def take_turns(peer: Any, model: str, threads: int, tokens: int, length: int, steps: int, burst: int) -> None:
+    """Load a model, let it read `length` random ids, and make `burst` of `steps` tokens at each line of stdin.
+
+    A line of stdout that begins with TURN says that it waits, with the seconds of the tokens since the last one.
+    """
+    engine = peer.open(Path(model), threads, length + steps + 1)
+    seconds: list[float] = []
+    begun: float | None = None
+
+    def pause() -> None:
+        nonlocal begun
+        if begun is not None:
+            seconds.append(time.perf_counter() - begun)
+        if begun is None or len(seconds) == burst:
+            print(TURN, json.dumps(seconds), flush=True)  # noqa: T201
+            seconds.clear()
+            sys.stdin.readline()
+        begun = time.perf_counter()
+
+    engine.answer(random.Random(length).choices(range(tokens), k=length), steps, pause)
+
+
 def memory() -> dict[str, int]:
     """Peak of the resident set, and anonymous pages now, in bytes."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
@@ -60,6 +83,8 @@ def main() -> None:
     peer = importlib.import_module(f"{PACKAGE}.{name}").PEER
     if verb == "measure":
         measure(peer, **json.loads(arguments))
+    elif verb == "take_turns":
+        take_turns(peer, **json.loads(arguments))
     else:
         peer.verbs[verb](**json.loads(arguments))
 

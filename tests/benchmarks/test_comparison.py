@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.benchmarks import comparison, comparison_report, environments
+from edgephi.benchmarks import comparison, comparison_report, environments, turns
 from edgephi.benchmarks.comparison import Answer, Run, Stage
 from edgephi.benchmarks.environments import PEERS, Contender, Cost
 from edgephi.runtime.errors import RequestError
@@ -115,3 +115,36 @@ def test_figures_ratios_and_files(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "results" / "made-up.json").read_text(encoding="utf-8"))
     assert len(record["runs"]) == 4 and record["contenders"][1]["variant"] == PEERS["genai"].variants["best"]
     assert (tmp_path / "results" / "made-up.md").read_text(encoding="utf-8") == text
+
+
+@needs_linux
+def test_runtimes_decode_in_turns(tiny_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = tiny_bundle("mini", precision="int4")
+    said: list[str] = []
+    contenders = [_contender("ours", "fast", bundle), _contender("ours", "balanced", bundle)]
+    measured = turns.measure(contenders, [16, 40], 3, 2, 1, VOCABULARY, "tiny", said.append)
+    assert [each.length for each in measured.rounds] == [16] * 3 + [40] * 3
+    assert all(set(each.seconds) == {"ours:fast", "ours:balanced"} for each in measured.rounds)
+    assert all(taken > 0 for each in measured.rounds for taken in each.seconds.values())
+    assert sum("reads" in line for line in said) == 4 and sum("round 3 of 3" in line for line in said) == 2
+    with pytest.raises(RequestError, match="ours:fast ended before its turn"):
+        turns.measure([_contender("ours", "fast", tmp_path)], [16], 1, 1, 1, VOCABULARY, "tiny", said.append)
+
+
+def test_turns_are_written_beside_those_of_other_contenders(tmp_path: Path) -> None:
+    def measured(*others: str) -> turns.Measured:
+        rounds = tuple(
+            turns.Round(512, {"ours:fast": 0.050, **dict.fromkeys(others, slow)}) for slow in (0.060, 0.075, 0.055)
+        )
+        described = dict.fromkeys(("ours:fast", *others), "a runtime")
+        return turns.Measured("tiny", 2, 8, rounds, described, "2026-11-30", {
+            "processor": "P", "processors": 2, "system": "S", "memory_bytes": 1,
+        })
+
+    turns.write(measured("genai:best"), tmp_path)
+    turns.write(measured("openvino:default"), tmp_path)
+    text = turns.write(measured("genai:best"), tmp_path)
+    assert (tmp_path / "turns.md").read_text(encoding="utf-8") == text
+    assert text.count("| 512 | 50.0 [50.0–50.0] | 60.0 [55.0–75.0] |") == 2
+    assert text.count("| 512 | 1.20 [1.10–1.50] |") == 2
+    assert len(json.loads((tmp_path / "turns.json").read_text(encoding="utf-8"))) == 2
