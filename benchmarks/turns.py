@@ -63,7 +63,13 @@ def measure(
     contenders: Sequence[Contender], lengths: Sequence[int], rounds: int, burst: int, threads: int, vocabulary: int,
     checkpoint: str, say: Callable[[str], None],
 ) -> Measured:
-    """Take `rounds` turns behind each of `lengths` tokens. Raises RequestError when a contender fails."""
+    """Take `rounds` turns behind each of `lengths` tokens.
+
+    Raises RequestError when a contender fails, and for one that would compute while it is another's turn.
+    """
+    restless = [each.name for each in contenders if not each.peer.pauses]
+    if restless:
+        raise RequestError(f"{', '.join(restless)} goes on while others have their turn: leave it to `peers`")
     found = [
         each for length in lengths
         for each in _rounds(contenders, length, rounds, burst, threads, int(TEXT_SHARE * vocabulary), say)

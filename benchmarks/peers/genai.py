@@ -40,9 +40,9 @@ class _Engine:
         for _ in range(1 + steps):
             generator.generate_next_token()
             seconds.append(time.perf_counter() - begun)
+            pause()
             if generator.is_done():
                 break
-            pause()
             begun = time.perf_counter()
         return seconds
 

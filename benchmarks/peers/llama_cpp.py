@@ -43,7 +43,9 @@ class _Engine:
             begun = time.perf_counter()
             self._decode([token])
         self._choose()
-        return [*seconds, time.perf_counter() - begun]
+        seconds.append(time.perf_counter() - begun)
+        pause()
+        return seconds
 
     def _decode(self, tokens: Sequence[int]) -> None:
         ids = (ctypes.c_int32 * len(tokens))(*tokens)

@@ -66,5 +66,6 @@ PEER = Peer(
     convert=_convert,
     open=_Engine,
     verbs={},
+    pauses=False,  # tokens are given out by a thread of their own
     unwanted=("torchvision",),  # a build for another torch than the installed one stops transformers; text needs none
 )

@@ -57,7 +57,7 @@ class Peer:
     commands of a conversion, `open` loads what they made with so many threads and room for so many tokens. `verbs` are
     functions of the peer's own that its commands call. `unwanted`: packages that pip brings along and that are removed
     again. `note`: what a reader of its figures must know. `variables`: those that its own program sets for itself on
-    this machine, before it starts.
+    this machine, before it starts. `pauses`: whether it computes nothing while it is kept from giving out a token.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Peer:
     unwanted: tuple[str, ...] = ()
     note: str = ""
     variables: Callable[[], Mapping[str, str]] = dict
+    pauses: bool = True
 
 
 def call(peer: str, verb: str, **arguments: str | int | float | Sequence[object]) -> Command:

@@ -127,6 +127,8 @@ def test_runtimes_decode_in_turns(tiny_bundle: Callable[..., Path], tmp_path: Pa
     assert all(set(each.seconds) == {"ours:fast", "ours:balanced"} for each in measured.rounds)
     assert all(taken > 0 for each in measured.rounds for taken in each.seconds.values())
     assert sum("reads" in line for line in said) == 4 and sum("round 3 of 3" in line for line in said) == 2
+    with pytest.raises(RequestError, match="openvino:default goes on while others have their turn"):
+        turns.measure([_contender("openvino", "default", bundle)], [16], 1, 1, 1, VOCABULARY, "tiny", said.append)
     with pytest.raises(RequestError, match="ours:fast ended before its turn"):
         turns.measure([_contender("ours", "fast", tmp_path)], [16], 1, 1, 1, VOCABULARY, "tiny", said.append)
 
