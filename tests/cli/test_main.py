@@ -120,3 +120,20 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(bundle: Path, endless:
         process.stdout.close()
         assert process.wait(60) == entry.BROKEN_PIPE
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("words", "anew"), [
+    (["run", "--help"], True), (["--debug", "bench", "--help"], True), (["show", "--help"], False), (["--help"], False),
+])
+def test_verbs_that_load_a_bundle_get_large_pages(
+    words: list[str], anew: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(sys, "argv", ["edgephi", *words])
+    monkeypatch.setattr(entry.large_pages, "start_anew", lambda: begun.append("anew"))
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert begun == ["anew"] * anew and capsys.readouterr().out.startswith("Usage: edgephi")
+    with pytest.raises(SystemExit):
+        entry.main(words)  # another program's call, which goes on in its own process
+    assert len(begun) == anew
