@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edgephi.runtime.errors import RequestError
 
@@ -147,10 +148,8 @@ def write(measured: Measured, results: Path) -> str:
     return text
 
 
-def _read(record: dict[str, object]) -> Measured:
-    rounds = record.pop("rounds")
-    assert isinstance(rounds, list)
-    return Measured(rounds=tuple(Round(**each) for each in rounds), **record)  # type: ignore[arg-type]  # as written
+def _read(record: dict[str, Any]) -> Measured:
+    return Measured(**{**record, "rounds": tuple(Round(**each) for each in record["rounds"])})
 
 
 def table(measured: Measured) -> str:

@@ -63,7 +63,7 @@ def generate(
     while True:
         steps = _verified(rows, guess, sampler, limit - made, ends, work)
         decoder.rewind(len(decoder.cache) - (len(guess) + 1 - len(steps)))
-        if drafter is not None:
+        if drafter is not None and guess:
             drafter.recycle(guess[len(steps) - 1 :], rows[len(steps) :].argmax(axis=-1).tolist())
         made += len(steps)
         if steps[-1].finish is None and not sampler.logprobs:

@@ -21,11 +21,13 @@ _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvi
 def state() -> str:
     """What this process gets, in words."""
     setting = _setting()
-    if setting != "madvise":
-        return {"always": "always given", "never": "never given"}.get(setting, "nothing to ask for on this system")
-    if _TUNABLE in os.environ.get(TUNABLES, ""):
+    if setting in ("always", "never"):
+        return f"{setting} given"
+    if setting and _TUNABLE in os.environ.get(TUNABLES, ""):
         return f"as {TUNABLES} says: {os.environ[TUNABLES]}"
-    return f"given on request: the commands that load a bundle do, an application sets {TUNABLES}={_TUNABLE}=1"
+    if variables():
+        return f"given on request: the commands that load a bundle do, an application sets {TUNABLES}={_TUNABLE}=1"
+    return "nothing to ask for on this system"
 
 
 def variables() -> dict[str, str]:

@@ -57,9 +57,7 @@ class ReadPrompt:
 
     def positions(self, encoders: Encoders, interrupt: Interrupt) -> Sequence[Position]:
         """The positions with the rows of media in their places. Raises BundleError, Interrupted."""
-        mode = self._mode
-
-        def rows(inputs: Picture | AudioInputs) -> np.ndarray:
+        def rows(inputs: Picture | AudioInputs, mode: int) -> np.ndarray:
             if isinstance(inputs, AudioInputs):
                 return _present(encoders.speech).encode(inputs, mode, interrupt)
             return _present(encoders.image).encode(inputs, interrupt)
@@ -69,21 +67,20 @@ class ReadPrompt:
     def outline(self) -> Sequence[Position]:
         """Positions equal to those of `positions`, without the rows: nothing is encoded, only text can be computed."""
         nothing = np.empty(0, np.float32)
-        return self._placed(lambda inputs: nothing)
+        return self._placed(lambda inputs, mode: nothing)
 
-    @property
-    def _mode(self) -> int:
-        """How recordings are encoded: what else is in the prompt decides."""
+    def _placed(self, rows: Callable[[Picture | AudioInputs, int], np.ndarray]) -> Sequence[Position]:
+        """The positions with `rows(medium, mode)` in the places of media; recordings depend on the mode."""
+        if not self.slots:
+            return self.ids
         pictured = any(not isinstance(slot.inputs, AudioInputs) for slot in self.slots)
-        return MODE_VISION_SPEECH if pictured else MODE_SPEECH
-
-    def _placed(self, rows: Callable[[Picture | AudioInputs], np.ndarray]) -> Sequence[Position]:
+        mode = MODE_VISION_SPEECH if pictured else MODE_SPEECH
         found: list[Position] = list(self.ids)
         for slot in self.slots:
             content = slot.inputs.sha256
             if isinstance(slot.inputs, AudioInputs):
-                content = f"{content}:{self._mode}"
-            made = rows(slot.inputs)
+                content = f"{content}:{mode}"
+            made = rows(slot.inputs, mode)
             places = range(slot.start, slot.start + slot.inputs.tokens)
             found[places.start : places.stop] = [
                 MediaRow(slot.placeholder, content, row, made) for row in range(len(places))

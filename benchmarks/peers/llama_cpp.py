@@ -112,7 +112,7 @@ def _describe(writer, config) -> None:  # type: ignore[no-untyped-def]  # a clas
     writer.add_file_type(32)  # LLAMA_FTYPE_MOSTLY_BF16
 
 
-def _write_vocabulary(writer, folder: Path, size: int) -> None:  # type: ignore[no-untyped-def]
+def _write_vocabulary(writer, folder: Path, size: int) -> None:  # type: ignore[no-untyped-def]  # likewise
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokens = [f"[PAD{number}]" for number in range(size)]
     kinds = [5] * size  # unused

@@ -37,7 +37,7 @@ def measure(
         report["stages"].append({
             "length": length, "at": begun + seconds[0], "first": seconds[0], "steps": seconds[1:], **memory(),
         })
-    print(json.dumps(report), flush=True)  # noqa: T201
+    print(json.dumps(report), flush=True)  # noqa: T201  # the report of this process
 
 
 def take_turns(peer: Any, model: str, threads: int, tokens: int, length: int, steps: int, burst: int) -> None:
@@ -54,7 +54,7 @@ def take_turns(peer: Any, model: str, threads: int, tokens: int, length: int, st
         if begun is not None:
             seconds.append(time.perf_counter() - begun)
         if begun is None or len(seconds) == burst:
-            print(TURN, json.dumps(seconds), flush=True)  # noqa: T201
+            print(TURN, json.dumps(seconds), flush=True)  # noqa: T201  # likewise
             seconds.clear()
             sys.stdin.readline()
         begun = time.perf_counter()

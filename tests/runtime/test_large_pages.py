@@ -67,6 +67,7 @@ def test_another_c_library_is_asked_for_nothing(setting: Path, monkeypatch: pyte
     setting.write_text(ON_REQUEST)
     monkeypatch.setattr(large_pages, "_has_glibc", lambda: False)
     assert large_pages.variables() == {}
+    assert large_pages.state() == "nothing to ask for on this system"
 
 
 @pytest.mark.skipif(
